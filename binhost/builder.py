@@ -1,0 +1,199 @@
+"""The builder: an overlay node with a class's configuration, in which emerge builds packages.
+
+::
+
+    <state>/build/<class>/
+        upper/ work/ root/   the node's overlay over build.root (headnode.node)
+        root.json            which root the upper belongs to; another one drops the upper
+        staging/             PKGDIR: packages that no generation has yet
+        logs/                one log for each package, and emerge's own
+        index/Packages       everything in the pool, as a binhost for this builder
+        result.json          the last build that was good
+
+The node has a network of its own with nothing in it: sources come from the mirror's folder. What is
+built is decided by one question: which packages of @blade, from nothing, have no binary yet? emerge
+answers it (`binhost.emerge.closure_argv`), before and after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from binhost.emerge import Step, closure_argv, explain_no_plan, parse_plan, sources_argv
+from binhost.index import HEADER_KEYS, render
+from binhost.pool import Pool
+from config.portage import (
+    BUILDER_MIRROR,
+    BUILDER_POOL,
+    BUILDER_POOL_INDEX,
+    ETC,
+    LOGDIR,
+    PKGDIR,
+    REPOS,
+    Rendered,
+)
+from headnode.errors import BuildError
+from headnode.files import remove_tree, write_atomic
+from headnode.node import Bind, Node, NodeSpec, empty_in_upper, start, write_upper
+from headnode.process import Completed
+from headnode.provision import environment_binds, provide_emerge
+
+PLAN_TIMEOUT_S = 900.0
+CACHES = ("/var/cache/binhost", "/var/cache/edb", "/var/tmp/portage")  # noqa: S108 (in the node)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What a builder is set up from.
+
+    `repos` are the snapshots (name -> folder), `distfiles` the mirror's, `pool` the class's.
+    """
+
+    folder: Path
+    state: Path
+    root: Path
+    repos: Mapping[str, Path]
+    distfiles: Path
+    pool: Pool
+    configuration: Rendered
+
+    @property
+    def staging(self) -> Path:
+        """Unpublished packages."""
+        return self.folder / "staging"
+
+    @property
+    def logs(self) -> Path:
+        """Build logs."""
+        return self.folder / "logs"
+
+
+def root_digest(root: Path) -> str:
+    """Which software `root` has: a digest that changes when a package of it does."""
+    seen = hashlib.sha256(str(root).encode())
+    for name in ("etc/os-release", "var/lib/dpkg/status"):
+        file = root / name
+        seen.update(file.read_bytes() if file.is_file() else b"-")
+    for folder in sorted((root / "var/db/pkg").glob("*/*")):
+        seen.update(f"{folder.parent.name}/{folder.name} {folder.stat().st_mtime_ns}\n".encode())
+    return seen.hexdigest()
+
+
+def _spec(shop: Workshop) -> NodeSpec:
+    binds = [
+        *environment_binds(root=shop.root),
+        *(
+            Bind(source=path, target=PurePosixPath(REPOS, name))
+            for name, path in shop.repos.items()
+        ),
+        Bind(source=shop.distfiles, target=PurePosixPath(BUILDER_MIRROR)),
+        Bind(source=shop.pool.folder, target=PurePosixPath(BUILDER_POOL)),
+        Bind(source=shop.folder / "index", target=PurePosixPath(BUILDER_POOL_INDEX)),
+        Bind(source=shop.staging, target=PurePosixPath(PKGDIR), writable=True),
+        Bind(source=shop.logs, target=PurePosixPath(LOGDIR), writable=True),
+    ]
+    return NodeSpec(
+        name="builder",
+        store=shop.folder,
+        lower=shop.root,
+        binds=tuple(binds),
+        hidden=(shop.state,),
+    )
+
+
+def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
+    mark = json.dumps({"root": str(shop.root), "digest": root_digest(shop.root)})
+    kept = shop.folder / "root.json"
+    if fresh or not kept.exists() or kept.read_text() != mark:
+        remove_tree(spec.upper)
+        kept.unlink(missing_ok=True)
+    for folder in (spec.upper, shop.staging, shop.logs, shop.distfiles, shop.pool.folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, mark)
+    _write_pool_index(shop)
+    provide_emerge(spec)
+    for name in (ETC, *CACHES):
+        remove_tree(spec.upper / name.lstrip("/"))
+        empty_in_upper(spec, name)
+    write_upper(spec, shop.configuration.files)
+    for link, target in shop.configuration.links.items():
+        (spec.upper / link.lstrip("/")).symlink_to(target)
+
+
+def _write_pool_index(shop: Workshop) -> None:
+    entries = shop.pool.entries().values()
+    content, _ = render({}, entries, timestamp=int(time.time()), uri=f"file://{BUILDER_POOL}")
+    write_atomic(shop.folder / "index" / "Packages", content)
+
+
+@contextmanager
+def running(shop: Workshop, *, fresh: bool = False) -> Iterator[Node]:
+    """The builder node for the block. `fresh` drops what earlier builds installed in it.
+
+    Raises:
+        NodeError, EnvironmentLacksError: it does not come up.
+    """
+    spec = _spec(shop)
+    _prepare(shop, spec, fresh=fresh)
+    node = start(spec)
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+def closure(node: Node) -> list[Step]:
+    """What a blade with nothing installed would install for @blade, and what has no binary yet.
+
+    Raises:
+        BuildError: the set cannot be resolved, in emerge's words.
+    """
+    return _plan(node.run(closure_argv("@blade"), timeout_s=PLAN_TIMEOUT_S, check=False))
+
+
+def sources(node: Node) -> list[Step]:
+    """Every package that building @blade from nothing takes.
+
+    Raises:
+        BuildError: the set cannot be resolved, in emerge's words.
+    """
+    return _plan(node.run(sources_argv("@blade"), timeout_s=PLAN_TIMEOUT_S, check=False))
+
+
+def _plan(done: Completed) -> list[Step]:
+    if done.code:
+        why = explain_no_plan(done.output + done.errors)
+        raise BuildError(
+            f"emerge finds no way to install @blade:\n{why}",
+            remedy="\nCorrect `packages` (or the world file, USE, keywords) of the class in "
+            "cluster.toml, or sync the mirror if the package is new.",
+        )
+    return parse_plan(done.output)
+
+
+def read_header(node: Node) -> dict[str, str]:
+    """The index header that Portage would write in this builder, without what changes each time.
+
+    Source: portage.dbapi.bintree, `_update_pkgindex_header`.
+    """
+    header = _variables(node, HEADER_KEYS)
+    expand = header.get("USE_EXPAND_IMPLICIT", "").split()
+    more = [*expand, *header.get("USE_EXPAND_UNPREFIXED", "").split()]
+    more += [f"USE_EXPAND_VALUES_{name}" for name in expand]
+    return header | _variables(node, tuple(dict.fromkeys(more)))
+
+
+def _variables(node: Node, names: tuple[str, ...]) -> dict[str, str]:
+    if not names:
+        return {}
+    done = node.run(["portageq", "envvar", *names], timeout_s=PLAN_TIMEOUT_S, check=False)
+    values = done.output.splitlines()
+    if len(values) != len(names):
+        raise BuildError(f"portageq says nothing useful of this profile:\n{done.tail}")
+    return {name: value for name, value in zip(names, values, strict=True) if value}

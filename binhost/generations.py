@@ -1,0 +1,116 @@
+"""Generations: complete, numbered, immutable states of what blades of a class install.
+
+::
+
+    generations/<n>/generation.json   `binhost.records.Generation`
+    generations/<n>/entries           the index entries of its packages, in pool order
+
+A generation is put together beside its name and renamed to it: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from binhost.index import join_entries, parse_entries
+from binhost.records import BuildResult, Generation, read, save
+from headnode.errors import PublishError
+from headnode.files import remove_tree, sync_folder, write_atomic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generations:
+    """The generations in `folder`."""
+
+    folder: Path
+
+    def numbers(self) -> list[int]:
+        """The numbers that there are, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+    def read(self, number: int) -> Generation:
+        """Generation `number`.
+
+        Raises:
+            PublishError: there is none.
+        """
+        if number not in self.numbers():
+            known = ", ".join(map(str, self.numbers())) or "none"
+            raise PublishError(f"There is no generation {number}; there is {known}.")
+        return read(self.folder / str(number) / "generation.json", Generation)
+
+    def latest(self) -> Generation | None:
+        """The newest generation, if there is any."""
+        numbers = self.numbers()
+        return self.read(numbers[-1]) if numbers else None
+
+    def entries(self, generation: Generation) -> dict[str, str]:
+        """The index entries of a generation, by pool name.
+
+        Raises:
+            PublishError: they are not what was published.
+        """
+        path = self.folder / str(generation.number) / "entries"
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != generation.entries_sha256:
+            raise PublishError(f"{path} is not what was published.", remedy="Publish anew.")
+        return parse_entries(content.decode())
+
+    def make(
+        self, result: BuildResult, entries: Mapping[str, str], *, why: str, now: datetime
+    ) -> Generation:
+        """Make a generation of a build, or return the newest one if that says the same.
+
+        `entries` is the pool's, by name.
+
+        Raises:
+            PublishError: the pool lacks a package.
+        """
+        missing = [name for name in result.packages if name not in entries]
+        if missing:
+            raise PublishError(f"The pool lacks {', '.join(missing)}.", remedy="Build again.")
+        latest = self.latest()
+        if latest is not None and same_state(latest, result):
+            return latest
+        text = join_entries(entries[name] for name in result.packages)
+        generation = Generation(
+            number=latest.number + 1 if latest else 1,
+            class_name=result.class_name,
+            parent=latest.number if latest else None,
+            made=now,
+            why=why,
+            snapshots=result.snapshots,
+            atoms=result.atoms,
+            header=result.header,
+            packages=result.packages,
+            configuration=result.configuration,
+            entries_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        )
+        self._put(generation, text)
+        return generation
+
+    def _put(self, generation: Generation, entries: str) -> None:
+        beside = self.folder / f".{generation.number}.new"
+        remove_tree(beside)
+        beside.mkdir(parents=True)
+        write_atomic(beside / "entries", entries)
+        save(beside / "generation.json", generation)
+        beside.rename(self.folder / str(generation.number))
+        sync_folder(self.folder)
+
+
+def same_state(generation: Generation, result: BuildResult) -> bool:
+    """Whether blades would install the same from both. Pure."""
+    return (
+        generation.packages == result.packages
+        and generation.snapshots == result.snapshots
+        and generation.atoms == result.atoms
+        and generation.header == result.header
+        and generation.configuration == result.configuration
+    )

@@ -1,0 +1,109 @@
+"""What a build and a generation and a deployment say of themselves, as JSON on disk and over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from headnode.errors import PublishError
+from headnode.files import write_atomic
+
+
+class Record(BaseModel):
+    """JSON that is read back strictly: a key that is not known is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Configuration(Record):
+    """A class's Portage configuration that packages were built with: path -> text, and links."""
+
+    files: dict[str, str]
+    links: dict[str, str]
+
+
+class BuildResult(Record):
+    """A finished build: everything that a generation can be made of.
+
+    `packages` are pool names (`cat/pn/pf-id.gpkg.tar`) of the whole closure of @blade, whether
+    built just now or before; `built` those of this run. `snapshots` is the id of the snapshot set.
+    """
+
+    class_name: str
+    snapshots: str
+    atoms: tuple[str, ...]
+    header: dict[str, str]
+    packages: tuple[str, ...]
+    built: tuple[str, ...]
+    configuration: Configuration
+    finished: datetime
+    seconds: float
+
+
+class Generation(Record):
+    """One complete state of what blades of a class install. Immutable once its folder is there.
+
+    `entries_sha256` is the digest of the file `entries` beside it; `parent` the generation it was
+    made after, if any.
+    """
+
+    number: int
+    class_name: str
+    parent: int | None
+    made: datetime
+    why: str
+    snapshots: str
+    atoms: tuple[str, ...]
+    header: dict[str, str]
+    packages: tuple[str, ...]
+    configuration: Configuration
+    entries_sha256: str
+
+
+class Deployment(Record):
+    """A generation in front of a ring. What a pull compares with what it has applied.
+
+    `sequence` only grows for a ring; `timestamp` (seconds since the epoch) is the index's.
+    `repos` names the repositories that go with it, `sha256` the digest of each file beside it.
+    """
+
+    class_name: str
+    ring: str
+    sequence: int
+    generation: int
+    issued: datetime
+    timestamp: int
+    snapshots: str
+    repos: tuple[str, ...]
+    atoms: tuple[str, ...]
+    sha256: dict[str, str]
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def save(path: Path, record: Record) -> None:
+    """Write `record` as JSON in one rename."""
+    write_atomic(path, to_json(record))
+
+
+def to_json(record: Record) -> str:
+    """The text of `record` as it lies on disk."""
+    return record.model_dump_json(indent=1) + "\n"
+
+
+def read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+    """The record at `path`.
+
+    Raises:
+        PublishError: it is not there, or is no such record.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise PublishError(f"There is no {path}.") from None
+    except ValidationError as error:
+        raise PublishError(f"{path} is damaged: {error}.") from error

@@ -1,0 +1,120 @@
+"""Rings: which deployment of which generation a node set sees, and how that changes in one rename.
+
+::
+
+    rings/<ring>/current -> deployments/<seq>
+    rings/<ring>/deployments/<seq>/Packages(.gz)    the index, its mtime equal to its TIMESTAMP
+    rings/<ring>/deployments/<seq>/generation.json
+    rings/<ring>/deployments/<seq>/deployment.json  `binhost.records.Deployment`
+    rings/<ring>/deployments/<seq>/repos/<repo> -> the snapshot of the tree it was built from
+
+Portage takes an index only when its TIMESTAMP is newer than that of the copy it has, and asks with
+`If-Modified-Since: TIMESTAMP + 5 s`: a ring's TIMESTAMP grows by more than that with every
+deployment, also when the clock was set back (Portage 3.0.83, bintree._populate_remote_repo).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from binhost.index import render
+from binhost.records import Deployment, Generation, read, save, to_json
+from headnode.errors import PublishError
+from headnode.files import point_symlink, remove_tree, sync_folder, write_atomic
+
+TIMESTAMP_STEP_S = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ring:
+    """The ring in `folder`; `name` and `class_name` are written into its deployments."""
+
+    folder: Path
+    class_name: str
+    name: str
+
+    def current(self) -> Deployment | None:
+        """What the ring has, if anything was ever put in front of it."""
+        if not (self.folder / "current").exists():
+            return None
+        return read(self.folder / "current" / "deployment.json", Deployment)
+
+    def _next_sequence(self) -> int:
+        folder = self.folder / "deployments"
+        known = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+        return max(known, default=0) + 1
+
+    def deploy(
+        self,
+        generation: Generation,
+        entries: Mapping[str, str],
+        *,
+        repos: Mapping[str, Path],
+        pool_url: str,
+        now: datetime,
+    ) -> Deployment:
+        """Put `generation` in front of the ring: one rename, after everything is in place.
+
+        `repos` are the snapshots of its trees (name -> folder).
+        """
+        before = self.current()
+        least = before.timestamp + TIMESTAMP_STEP_S if before else 0
+        timestamp = max(int(now.timestamp()), least)
+        packages, packed = render(
+            generation.header, entries.values(), timestamp=timestamp, uri=pool_url
+        )
+        files = {
+            "Packages": packages,
+            "Packages.gz": packed,
+            "generation.json": to_json(generation).encode(),
+        }
+        deployment = Deployment(
+            class_name=self.class_name,
+            ring=self.name,
+            sequence=self._next_sequence(),
+            generation=generation.number,
+            issued=now,
+            timestamp=timestamp,
+            snapshots=generation.snapshots,
+            repos=tuple(repos),
+            atoms=generation.atoms,
+            sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        )
+        self._put(deployment, files, repos)
+        return deployment
+
+    def _put(
+        self, deployment: Deployment, files: Mapping[str, bytes], repos: Mapping[str, Path]
+    ) -> None:
+        folder = self.folder / "deployments"
+        beside = folder / f".{deployment.sequence}.new"
+        remove_tree(beside)
+        (beside / "repos").mkdir(parents=True)
+        for name, data in files.items():
+            write_atomic(beside / name, data, mtime=deployment.timestamp)
+        save(beside / "deployment.json", deployment)
+        for name, snapshot in repos.items():
+            (beside / "repos" / name).symlink_to(os.path.relpath(snapshot, beside / "repos"))
+        beside.rename(folder / str(deployment.sequence))
+        sync_folder(folder)
+        point_symlink(self.folder / "current", f"deployments/{deployment.sequence}")
+
+
+def check_files(pool: Path, entries: Mapping[str, str]) -> None:
+    """Check that the pool has every file of an index, in the size that the index says.
+
+    Raises:
+        PublishError: naming the first that is not.
+    """
+    for name, entry in entries.items():
+        said = next(line for line in entry.splitlines() if line.startswith("SIZE: "))
+        path = pool / name
+        size = path.stat().st_size if path.is_file() else None
+        if said != f"SIZE: {size}":
+            found = "is not there" if size is None else f"has {size} bytes"
+            raise PublishError(f"{path} {found}, its index entry has {said.lower()}.")

@@ -1,0 +1,265 @@
+"""The lab: a whole cluster of simulated blades on this machine, apart from it.
+
+The headnode of the lab is a node (`headnode.node`) with a network of its own, in which a bridge
+lies; every blade is a node over an overlay root, with its own address on that bridge. Nothing leads
+out of the bridge, so no traffic can leave the lab. All of it lives in the PID namespace of the
+lab's headnode: ending that one process ends the lab, and it ends with the process that put the lab
+up unless told to stay. What is left on disk is one folder::
+
+    <lab>/lab.json        what is up: process numbers, addresses
+    <lab>/nodes/<name>/   each node's overlay; `pid` is its process number as the lab's headnode
+                          sees it
+    <lab>/enter           runs a shell line in a node, from the lab's headnode (transport `exec`)
+    <lab>/hosts           every name and address, as /etc/hosts of every node
+    <lab>/state/          the state folder of the lab's headnode
+    <lab>/cluster.toml    its configuration
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path, PurePosixPath
+
+from blades.setup import is_program
+from config.portage import Rendered
+from headnode.errors import NodeError
+from headnode.files import locked, remove_tree, write_atomic
+from headnode.node import (
+    NODE_PATH,
+    Bind,
+    Life,
+    Node,
+    NodeSpec,
+    empty_in_upper,
+    enter_argv,
+    start,
+    start_all,
+    write_upper,
+)
+from headnode.process import run
+from headnode.provision import environment_binds, provide_emerge
+
+NETWORK = IPv4Network("10.77.0.0/16")
+HEADNODE = "headnode"
+UPSTREAM = "upstream"
+IP_TIMEOUT_S = 60.0
+# What a blade starts without, whatever the machine has there.
+OWN_FOLDERS = ("/etc/portage", "/var/cache/binpkgs", "/var/cache/distfiles", "/var/cache/edb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """A lab that is up: its folder and its nodes by name, the headnode among them."""
+
+    folder: Path
+    nodes: Mapping[str, Node]
+
+    @property
+    def headnode(self) -> Node:
+        """The node that the lab's headnode runs in."""
+        return self.nodes[HEADNODE]
+
+    def node(self, name: str) -> Node:
+        """The node of that name.
+
+        Raises:
+            NodeError: there is none, or it is not up.
+        """
+        node = self.nodes.get(name)
+        if node is None:
+            raise NodeError(f"The lab has no node {name!r}.", remedy=f"It has {_known(self)}.")
+        if not node.alive():
+            raise NodeError(f"{name} is not up.", remedy="Put the lab up anew: headnode lab up.")
+        return node
+
+
+def _known(lab: Lab) -> str:
+    names = sorted(lab.nodes)
+    return ", ".join(names if len(names) < 8 else [*names[:3], "…", *names[-3:]])
+
+
+def addresses(blades: Sequence[str]) -> dict[str, IPv4Address]:
+    """The address of every node: the headnode first, the upstream, then the blades. Pure."""
+    return dict(zip([HEADNODE, UPSTREAM, *blades], NETWORK.hosts(), strict=False))
+
+
+def hosts_text(known: Mapping[str, IPv4Address]) -> str:
+    """An /etc/hosts with every node. Pure."""
+    lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in known.items())]
+    return "\n".join(lines) + "\n"
+
+
+def bridge_batch(pids: Mapping[str, int], address: IPv4Address) -> str:
+    """What `ip -batch` does in the headnode's network: the bridge, and a cable to each node. Pure.
+
+    `pids` are the nodes' process numbers; each finds its end of the cable as `eth0`.
+    """
+    lines = [
+        "link add br0 type bridge",
+        f"address add {address}/{NETWORK.prefixlen} dev br0",
+        "link set br0 up",
+    ]
+    for number, pid in enumerate(pids.values()):
+        lines += [
+            f"link add port{number} type veth peer name eth0 netns {pid}",
+            f"link set port{number} master br0 up",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _ip(lab: Path, node: Node, name: str, batch: str) -> None:
+    file = lab / "nodes" / f"{name}.ip"
+    file.write_text(batch)
+    argv: list[str | Path] = ["nsenter", f"--target={node.pid}", "--net", "ip", "-batch", file]
+    run(argv, timeout_s=IP_TIMEOUT_S)
+
+
+def _blade_spec(lab: Path, name: str, lower: Path, setup: Rendered) -> NodeSpec:
+    spec = NodeSpec(
+        name=name,
+        store=lab / "nodes" / name,
+        lower=lower,
+        binds=environment_binds(root=lower),
+        hidden=(lab,),
+        throwaway=True,
+    )
+    provide_emerge(spec)
+    for folder in OWN_FOLDERS:
+        empty_in_upper(spec, folder)
+    files = dict(setup.files)
+    files |= {"/etc/hosts": (lab / "hosts").read_text(), "/etc/resolv.conf": ""}
+    write_upper(spec, {path: text for path, text in files.items() if not is_program(path)})
+    write_upper(spec, {path: files[path] for path in files if is_program(path)}, mode=0o755)
+    for link, target in setup.links.items():
+        path = spec.upper / link.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+    return spec
+
+
+def _machine_node(lab: Path, name: str) -> NodeSpec:
+    """A node that sees the machine's files, but only the lab's network."""
+    hosts = Bind(source=lab / "hosts", target=PurePosixPath("/etc/hosts"))
+    return NodeSpec(name=name, store=lab / "nodes" / name, lower=None, binds=(hosts,))
+
+
+def up(
+    folder: Path,
+    blades: Mapping[str, Rendered],
+    *,
+    lower: Path = Path("/"),
+    life: Life = Life.WITH_STARTER,
+) -> Lab:
+    """Put up a lab of `blades` (name -> files that it starts with) over the root `lower`.
+
+    Raises:
+        NodeError: a lab is up in that folder already, or a node did not come up (then all that
+            did are down again).
+        EnvironmentLacksError: this machine cannot run one, and what it lacks.
+    """
+    folder = folder.resolve()
+    with locked(folder / ".lock", "headnode lab up"):
+        if (folder / "lab.json").exists() and load(folder).headnode.alive():
+            raise NodeError(f"A lab is up in {folder}.", remedy="Take it down: headnode lab down.")
+        remove_tree(folder / "nodes")
+        (folder / "nodes").mkdir()
+        known = addresses(list(blades))
+        write_atomic(folder / "hosts", hosts_text(known))
+        write_atomic(folder / "enter", enter_script(folder), mode=0o755)
+        headnode = start(_machine_node(folder, HEADNODE), life=life)
+        try:
+            return _up_around(folder, headnode, blades, known, lower, life)
+        except BaseException:
+            headnode.stop()
+            raise
+
+
+def _up_around(
+    folder: Path,
+    headnode: Node,
+    blades: Mapping[str, Rendered],
+    known: Mapping[str, IPv4Address],
+    lower: Path,
+    life: Life,
+) -> Lab:
+    specs = [_machine_node(folder, UPSTREAM)]
+    specs += [_blade_spec(folder, name, lower, files) for name, files in blades.items()]
+    nodes = {node.name: node for node in start_all(specs, inside=headnode.pid, life=life)}
+    cables = bridge_batch({name: node.pid for name, node in nodes.items()}, known[HEADNODE])
+    _ip(folder, headnode, HEADNODE, cables)
+    for name, node in nodes.items():
+        own = f"address add {known[name]}/{NETWORK.prefixlen} dev eth0\nlink set eth0 up\n"
+        _ip(folder, node, name, own)
+        write_atomic(folder / "nodes" / name / "pid", f"{_inner_pid(node.pid)}\n")
+    lab = Lab(folder=folder, nodes={HEADNODE: headnode, **nodes})
+    _save(lab)
+    return lab
+
+
+def _inner_pid(pid: int) -> int:
+    """The number that process `pid` has in the PID namespace around its own (the headnode's)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-2])
+    raise NodeError(f"The kernel does not tell process {pid}'s namespaces (CONFIG_PID_NS).")
+
+
+def enter_script(folder: Path) -> str:
+    """The script `<lab>/enter NODE LINE`, run in the lab's headnode. Pure."""
+    argv = enter_argv(0, ["sh", "-c"])
+    argv[1] = f'--target="$(cat "{folder}/nodes/$1/pid")"'
+    argv = [f'"{word}"' if word.startswith("PATH=") else word for word in argv]
+    return f'#!/bin/sh\nexport PATH={NODE_PATH}\nexec {" ".join(argv)} "$2"\n'
+
+
+def _save(lab: Lab) -> None:
+    nodes = [{**asdict(node), "store": str(node.store)} for node in lab.nodes.values()]
+    write_atomic(lab.folder / "lab.json", json.dumps({"nodes": nodes}, indent=1))
+
+
+def load(folder: Path) -> Lab:
+    """The lab that was put up in `folder`, from any process of this machine.
+
+    Raises:
+        NodeError: none was.
+    """
+    folder = folder.resolve()
+    try:
+        known = json.loads((folder / "lab.json").read_text())["nodes"]
+    except FileNotFoundError:
+        raise NodeError(f"No lab is up in {folder}.", remedy="headnode lab up, or --lab.") from None
+    nodes = [Node(**{**each, "store": Path(each["store"])}) for each in known]
+    return Lab(folder=folder, nodes={node.name: node for node in nodes})
+
+
+def down(folder: Path) -> bool:
+    """Take down the lab in `folder`, or what a killed run left of it; whether there was one."""
+    folder = folder.resolve()
+    if not folder.exists():
+        return False
+    found = (folder / "lab.json").exists() or (folder / "nodes").exists()
+    if (folder / "lab.json").exists():
+        lab = load(folder)
+        lab.headnode.stop()
+        for node in lab.nodes.values():
+            node.stop()
+    remove_tree(folder / "nodes")
+    for name in ("lab.json", "hosts", "enter", ".lock"):
+        (folder / name).unlink(missing_ok=True)
+    return found
+
+
+@contextmanager
+def running(
+    folder: Path, blades: Mapping[str, Rendered], *, lower: Path = Path("/")
+) -> Iterator[Lab]:
+    """A lab for the block; down again after it, however it ends."""
+    lab = up(folder, blades, lower=lower)
+    try:
+        yield lab
+    finally:
+        down(folder)

@@ -1,0 +1,97 @@
+"""Runs a shell line on many blades at once, through ClusterShell.
+
+By OpenSSH, or by a command of the administrator's (`exec`), which is how the lab's blades are
+reached. A blade that fails, does not answer or takes too long is an outcome, not an exception.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ClusterShell.Event import EventHandler
+from ClusterShell.NodeSet import NodeSet
+from ClusterShell.Task import Task
+from ClusterShell.Worker.Exec import ExecWorker
+from ClusterShell.Worker.Ssh import WorkerSsh
+
+from config.model import Rollout, TransportKind
+
+# A command that ssh itself could not start: ssh(1), EXIT STATUS.
+SSH_FAILED = 255
+SSH_OPTIONS = "-oBatchMode=yes -oConnectTimeout=10"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a command did on one blade. `code` is None if it was cut off at the time limit."""
+
+    blade: str
+    code: int | None
+    output: str
+    seconds: float
+
+
+class _Watch(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
+    """Notes when each blade starts and ends."""
+
+    def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
+        self.started: dict[str, float] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.on_outcome = on_outcome
+
+    def ev_pickup(self, worker: Any, node: str) -> None:
+        self.started[node] = time.monotonic()
+
+    def ev_hup(self, worker: Any, node: str, rc: int) -> None:
+        self.note(worker, node, rc)
+
+    def note(self, worker: Any, node: str, code: int | None) -> None:
+        outcome = Outcome(
+            blade=node,
+            code=code,
+            output=_text(worker.node_buffer(node)),
+            seconds=time.monotonic() - self.started.get(node, time.monotonic()),
+        )
+        self.outcomes[node] = outcome
+        self.on_outcome(outcome)
+
+
+def _text(buffer: Any) -> str:
+    return bytes(buffer or b"").decode("utf-8", "replace")
+
+
+def run_on(
+    blades: Sequence[str],
+    line: str,
+    options: Rollout,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> dict[str, Outcome]:
+    """Run `line` on every blade, `options.fanout` at a time, and return each one's outcome."""
+    task = Task()  # a thread of its own: no state is shared with another run
+    task.set_info("fanout", options.fanout)
+    task.set_info("ssh_options", SSH_OPTIONS)
+    watch = _Watch(on_outcome)
+    worker = _worker(NodeSet.fromlist(list(blades)), line, options, watch)
+    try:
+        task.schedule(worker)
+        task.resume()
+        task.wait()
+    except BaseException:
+        task.abort(kill=True)
+        raise
+    for node in worker.iter_keys_timeout():  # for these, ev_hup was not called
+        watch.note(worker, node, None)
+    task.abort()
+    return watch.outcomes
+
+
+def _worker(nodes: NodeSet, line: str, options: Rollout, watch: _Watch) -> Any:
+    common = {"handler": watch, "timeout": options.timeout_s, "stderr": False}
+    if options.transport is TransportKind.SSH:
+        return WorkerSsh(nodes, command=line, **common)
+    command = f"{options.exec_command} {shlex.quote(line)}"
+    return ExecWorker(nodes, command=command, **common)

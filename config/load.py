@@ -1,0 +1,249 @@
+"""cluster.toml read into the model; whatever is wrong with it, said with file, line and option.
+
+Everything that is wrong is said at once, one line each, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from config import options
+from config.locate import Loc, line_of, lines_of
+from config.model import Class, Cluster, Section
+from config.values import Atom
+from headnode.errors import ConfigError
+
+DEFAULT_PATHS = (Path("cluster.toml"), Path("/etc/headnode/cluster.toml"))
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "model_type": "a table",
+    "path_type": "a path (text)",
+    "string_type": "text",
+    "tuple_type": "an array",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong: where (`line` if it is known), what, and what to do."""
+
+    line: int | None
+    what: str
+    remedy: str = ""
+
+
+def find(explicit: Path | None, defaults: Iterable[Path] = DEFAULT_PATHS) -> Path:
+    """The file to read: `explicit` if it is given, else the first of `defaults` that is there.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if explicit is not None:
+        return explicit
+    tried = list(defaults)
+    for path in tried:
+        if _is_there(path):
+            return path
+    raise ConfigError(
+        f"There is no configuration: neither {' nor '.join(map(str, tried))}.",
+        remedy="Run `headnode init` to write one, or name one with --config.",
+    )
+
+
+def load(path: Path) -> Cluster:
+    """Read `path`; relative paths in it come out relative to its folder, so absolute.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or an option is not as it must be.
+    """
+    text = _read(path, if_absent="Run `headnode init` to write one.")
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _report(path, [_syntax_problem(text, error)]) from error
+    try:
+        return Cluster.model_validate(data, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        raise _report(path, _problems(error, lines_of(text))) from error
+
+
+def from_values(values: Mapping[str, Any]) -> Cluster:
+    """The cluster that `values` (nested as in the file) and the defaults make.
+
+    Raises:
+        ConfigError: an option is not as it must be.
+    """
+    try:
+        return Cluster.model_validate(values)
+    except ValidationError as error:
+        raise _report(None, _problems(error, {})) from error
+
+
+def atoms_of(cls: Class) -> tuple[str, ...]:
+    """The set @blade of a class: its `packages`, then its world file's atoms, each once.
+
+    In the file, `#` starts a comment and blank lines are skipped (portage(5), world).
+
+    Raises:
+        ConfigError: the world file cannot be read, or lines of it are no atoms.
+    """
+    atoms = list(cls.packages)
+    if cls.world is not None:
+        atoms += _atoms_in(cls.world)
+    return tuple(dict.fromkeys(atoms))
+
+
+def _atoms_in(path: Path) -> list[str]:
+    adapter: TypeAdapter[str] = TypeAdapter(Atom)
+    atoms, problems = [], []
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        if atom := line.partition("#")[0].strip():
+            try:
+                atoms.append(adapter.validate_python(atom))
+            except ValidationError as error:
+                what = f"{_message(error.errors()[0])}."
+                problems.append(Problem(line=number, what=what))
+    if problems:
+        raise _report(path, problems)
+    return atoms
+
+
+def _is_there(path: Path) -> bool:
+    """Whether to read it; one that may not be looked at is there, and reading it says so."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _read(path: Path, *, if_absent: str = "") -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError("there is no such file.", path=path, remedy=if_absent) from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}.", path=path) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        what = f"is not UTF-8 text: byte 0x{error.object[error.start]:02x}."
+        raise ConfigError(what, path=path, line=line, remedy="Save it as UTF-8.") from error
+
+
+def _report(path: Path | None, problems: list[Problem]) -> ConfigError:
+    """All problems as one error: the first as its own, the others on lines below it."""
+    first, *others = sorted(problems, key=lambda each: each.line or 0)
+    if not others:
+        return ConfigError(first.what, path=path, line=first.line, remedy=first.remedy)
+    texts = [str(_report(path, [each])) for each in others]
+    head = str(ConfigError(first.what, remedy=first.remedy))
+    return ConfigError("\n".join([head, *texts]), path=path, line=first.line)
+
+
+def _syntax_problem(text: str, error: Exception) -> Problem:
+    """What tomllib says, with the place taken out of its message (before 3.14 it is only there)."""
+    message, line, column = str(error), text.rstrip().count("\n") + 1, None
+    if place := re.search(r" \(at line (\d+), column (\d+)\)$", message):
+        message, line, column = message[: place.start()], int(place[1]), int(place[2])
+    message = message.replace(" (at end of document)", " before the end of the file")
+    if isinstance(error, RecursionError):
+        message = "Nested too deeply"
+    where = f" (column {column})" if column else ""
+    return Problem(line=line, what=f"not TOML: {message[:1].lower()}{message[1:]}{where}.")
+
+
+def _problems(error: ValidationError, lines: dict[Loc, int]) -> list[Problem]:
+    found = error.errors(include_url=False)
+    return [_problem(each, lines) for each in found if not _follows(each, found)]
+
+
+def _follows(detail: ErrorDetails, found: list[ErrorDetails]) -> bool:
+    """Whether a list counts as too short only because an item of it was refused."""
+    loc = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        len(each["loc"]) > len(loc) and each["loc"][: len(loc)] == loc for each in found
+    )
+
+
+def _problem(detail: ErrorDetails, lines: dict[Loc, int]) -> Problem:
+    loc = _loc(detail)
+    line, name = line_of(lines, loc), _dotted(loc)
+    if detail["type"] == "extra_forbidden":
+        return Problem(line=line, what=f"{name}: unknown key.", remedy=_known_keys(loc))
+    if detail["type"] == "missing":
+        field = _section(loc[:-1]).model_fields[str(loc[-1])]
+        return Problem(line=line, what=f"{name}: is missing.", remedy=f"{field.description}")
+    return Problem(line=line, what=f"{name}: {_message(detail)}.")
+
+
+def _loc(detail: ErrorDetails) -> Loc:
+    """Where the error is, in the file's terms: a refused key is where that key is."""
+    at = detail.get("ctx", {}).get("at", ())
+    return tuple(part for part in (*detail["loc"], *at) if part != "[key]")
+
+
+def _message(detail: ErrorDetails) -> str:
+    """What is wrong, without a full stop: our own words, else what was expected and found."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "misplaced":
+        return str(context["text"])
+    if kind == "too_short":
+        return f"needs at least {context['min_length']} item"
+    expected = _EXPECTED.get(kind) or detail["msg"].removeprefix("Input should be ")
+    return f"expected {expected}, found {_shown(detail['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, cut short."""
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "an array"
+    text = options.as_toml(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _dotted(loc: Loc) -> str:
+    """A path as an administrator writes it: `mirror.repos."a b".upstreams[0]`."""
+    name = ""
+    for part in loc:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        else:
+            name += ("." if name else "") + options.key_as_toml([part])
+    return name
+
+
+def _section(loc: Loc) -> type[Section]:
+    section = options.section_at(loc)
+    assert section is not None, f"the model has no table {loc}"  # noqa: S101 (pydantic said so)
+    return section
+
+
+def _known_keys(loc: Loc) -> str:
+    """The key that was probably meant, else the table that has it, else all keys of this table."""
+    known, key = list(_section(loc[:-1]).model_fields), str(loc[-1])
+    if near := difflib.get_close_matches(key, known, n=1):
+        return f"Did you mean `{near[0]}`?"
+    if elsewhere := [at for at, model in options.tables() if key in model.model_fields]:
+        names = [f"[{'.'.join(at)}]" for at in elsewhere]
+        return f"It belongs in {' or '.join(names)}."
+    return f"Known here: {', '.join(sorted(known))}."

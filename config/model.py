@@ -1,0 +1,329 @@
+"""Every option of cluster.toml: meaning, unit, default, and why that default.
+
+Unknown keys are refused; flags that would tie binaries to the headnode's own CPU are refused; a
+blade in two rings is refused. The manual's option page and the file that `headnode init` writes
+are made from this module.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from ClusterShell.NodeSet import NodeSet
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from config.values import (
+    Atom,
+    Count,
+    Flags,
+    Host,
+    Line,
+    Name,
+    Nodes,
+    Place,
+    Port,
+    Ring,
+    Rsync,
+    Seconds,
+    Setting,
+    Value,
+    Variable,
+    Web,
+    misplaced,
+)
+
+
+class Section(BaseModel):
+    """A table of cluster.toml: read once, never changed, no key that is not an option."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class State(Section):
+    """Where headnode keeps what it knows and has built."""
+
+    path: Place = Field(
+        Path("/var/lib/headnode"),
+        description="Folder of all state: mirror, packages, generations, logs. One file system, "
+        "since files are put in place by rename and hard link.",
+    )
+    reserve_mib: Count = Field(
+        1024,
+        ge=0,
+        description="Free space, in MiB, below which sync, build and publish refuse to start. "
+        "A disk that fills up in the middle of a build costs the night. 0: never refuse.",
+    )
+
+
+class Serve(Section):
+    """What the daemon listens on, and how blades reach it."""
+
+    host: Host = Field(
+        "headnode",
+        description="Name or address under which blades reach the headnode. It is written into "
+        "their binrepos.conf and repos.conf, and into every index.",
+    )
+    listen: Host = Field(
+        "0.0.0.0",  # noqa: S104 (blades are other machines)
+        description="Address that HTTP and rsync listen on. Blades are other machines, so the "
+        "default is every address; name the cluster network's own where there are others.",
+    )
+    http_port: Port = Field(8080, description="TCP port of the HTTP server.")
+    rsync_port: Port = Field(
+        8730,
+        description="TCP port of the rsync server. Not 873, which a system-wide rsyncd may hold.",
+    )
+    rsync_connections: Count = Field(
+        64,
+        ge=1,
+        description="Blades that may sync at once; further ones are told to come back.",
+    )
+
+
+class Repo(Section):
+    """One repository of ebuilds that the headnode mirrors."""
+
+    upstreams: tuple[Rsync, ...] = Field(
+        min_length=1,
+        description="rsync:// addresses, tried in order.",
+    )
+    stall_s: Seconds = Field(
+        120.0,
+        description="Seconds without a byte from the upstream after which a sync is given up. "
+        "A frozen server would otherwise hold the night for ever.",
+    )
+    timeout_s: Seconds = Field(
+        3600.0, description="Seconds that one sync may take in all, over all upstreams."
+    )
+
+
+class Distfiles(Section):
+    """Where source archives are fetched from."""
+
+    upstreams: tuple[Web, ...] = Field(
+        ("https://distfiles.gentoo.org",),
+        description="Mirrors of distfiles (http or https), tried in order before the address that "
+        "the ebuild itself names. Empty: only the ebuild's own.",
+    )
+    parallel: Count = Field(4, ge=1, description="Files fetched at once.")
+    timeout_s: Seconds = Field(
+        60.0, description="Seconds without an answer after which a download is tried elsewhere."
+    )
+    tries: Count = Field(3, ge=1, description="Times each address is tried for a file.")
+
+
+class Mirror(Section):
+    """What the headnode copies from outside, once for all blades."""
+
+    repos: dict[Name, Repo] = Field(
+        default_factory=lambda: {
+            "gentoo": Repo(upstreams=("rsync://rsync.gentoo.org/gentoo-portage",))
+        },
+        description="The repositories, by the name in their profiles/repo_name. The first is the "
+        "main one, which profiles come from.",
+    )
+    distfiles: Distfiles = Distfiles()
+
+    @field_validator("repos")
+    @classmethod
+    def _some(cls, repos: dict[str, Repo]) -> dict[str, Repo]:
+        if not repos:
+            raise ValueError("at least one repository is needed: profiles come from the first")
+        return repos
+
+    @property
+    def main_repo(self) -> str:
+        """The name of the main repository."""
+        return next(iter(self.repos))
+
+
+class Build(Section):
+    """The builder: an overlay over a root, in which emerge builds."""
+
+    root: Place = Field(
+        Path("/"),
+        description="The root that packages are built over: the headnode's own / where that is "
+        "Gentoo, or the folder of an unpacked stage3. It is never written to.",
+    )
+    jobs: Count = Field(
+        0, ge=0, description="Compile jobs at once (make -j). 0: as many as the headnode has cores."
+    )
+    timeout_s: Seconds = Field(
+        6 * 3600.0,
+        description="Seconds that one build may take; it is ended after that, and what was built "
+        "stays.",
+    )
+
+
+class Class(Section):
+    """Blades that can share binaries: one profile, one set of flags, one set of packages."""
+
+    packages: tuple[Atom, ...] = Field(
+        (),
+        description="The set @blade: what every blade of the class has, one atom each.",
+    )
+    world: Place | None = Field(
+        None,
+        examples=["blade.world"],
+        description="A file with further atoms of @blade, one a line, such as a copy of a golden "
+        "node's /var/lib/portage/world. Relative to cluster.toml.",
+    )
+    profile: str = Field(
+        "default/linux/amd64/23.0",
+        description="Profile, as a folder below profiles/ of the main repository.",
+    )
+    chost: Value = Field(
+        "x86_64-pc-linux-gnu", description="CHOST: the machine type of all binaries."
+    )
+    cflags: Flags = Field(
+        "-O2 -pipe -march=x86-64-v2",
+        description="CFLAGS: the C compiler's flags. -march names the oldest CPU of the class; "
+        "x86-64-v2 runs on nearly every machine since 2009. `native` is refused, here and in "
+        "every other flag: it would mean the headnode's CPU.",
+    )
+    cxxflags: Flags = Field("${CFLAGS}", description="CXXFLAGS: the C++ compiler's flags.")
+    ldflags: Flags = Field(
+        "-Wl,-O1 -Wl,--as-needed",
+        description="LDFLAGS: the linker's flags. The default is Gentoo's own.",
+    )
+    use: Value = Field("", description="USE flags beside the profile's.")
+    accept_keywords: Value = Field(
+        "", description="ACCEPT_KEYWORDS beside the profile's, such as ~amd64."
+    )
+    accept_license: Value = Field(
+        "@FREE",
+        description="ACCEPT_LICENSE: licences that packages may have. The default takes free "
+        "software only; single exceptions go into package_license.",
+    )
+    make_conf: dict[Variable, Setting] = Field(
+        {},
+        description="Further make.conf variables, for blades and builder alike, such as "
+        'VIDEO_CARDS = "".',
+    )
+    package_use: tuple[Line, ...] = Field(
+        (), description="Lines of package.use, as in `net-misc/curl http2`."
+    )
+    package_accept_keywords: tuple[Line, ...] = Field(
+        (), description="Lines of package.accept_keywords, as in `dev-vcs/git ~amd64`."
+    )
+    package_license: tuple[Line, ...] = Field(
+        (),
+        description="Lines of package.license, as in "
+        "`sys-kernel/linux-firmware @BINARY-REDISTRIBUTABLE`.",
+    )
+    package_mask: tuple[Line, ...] = Field(
+        (), description="Lines of package.mask, as in `>=dev-lang/python-3.14`."
+    )
+    rings: dict[Ring, Nodes] = Field(
+        default_factory=lambda: {"canary": "blade[01-02]", "fleet": "blade[03-58]"},
+        description="Rings in the order in which a generation reaches them, each a node set.",
+    )
+
+    @field_validator("profile")
+    @classmethod
+    def _below_profiles(cls, profile: str) -> str:
+        path = PurePosixPath(profile)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError("a profile is a folder below profiles/ of the main repository")
+        return profile
+
+    @field_validator("rings")
+    @classmethod
+    def _rings_are_apart(cls, rings: dict[str, str]) -> dict[str, str]:
+        seen: dict[str, str] = {}
+        if not rings:
+            raise ValueError("a class needs at least one ring")
+        for ring, nodes in rings.items():
+            for node in NodeSet(nodes):
+                if node in seen:
+                    raise misplaced(f"{node} is in two rings, {seen[node]} and {ring}", ring)
+                seen[node] = ring
+        return rings
+
+
+class TransportKind(StrEnum):
+    """How the headnode starts a command on a blade."""
+
+    SSH = "ssh"
+    EXEC = "exec"
+
+
+class Rollout(Section):
+    """How blades are brought to a new generation."""
+
+    transport: TransportKind = Field(
+        TransportKind.SSH,
+        description="`ssh`: OpenSSH, with the user's own configuration. `exec`: a command of "
+        "yours, for simulated blades or another way in.",
+    )
+    exec_command: str = Field(
+        "",
+        description="For `exec`: the command that runs its last argument as a shell line on a "
+        "blade; %h is the blade's name. Unused with ssh.",
+    )
+    fanout: Count = Field(
+        16,
+        ge=1,
+        description="Blades that pull at once. More finish sooner, until the headnode's network "
+        "is the limit.",
+    )
+    timeout_s: Seconds = Field(
+        3600.0,
+        description="Seconds after which a blade that has not finished its pull counts as failed.",
+    )
+
+    @model_validator(mode="after")
+    def _exec_needs_a_command(self) -> Self:
+        if self.transport is TransportKind.EXEC and "%h" not in self.exec_command:
+            raise misplaced("transport `exec` needs an exec_command with %h in it", "exec_command")
+        return self
+
+
+class Distcc(Section):
+    """Who helps to compile."""
+
+    helpers: Nodes | None = Field(
+        None,
+        examples=["blade[01-58]"],
+        description="Node set of the machines that run distccd. Not set: only the headnode.",
+    )
+    slots: Count = Field(4, ge=1, description="Compile jobs that each helper takes at once.")
+
+
+class Cluster(Section):
+    """All of cluster.toml."""
+
+    state: State = State()
+    serve: Serve = Serve()
+    mirror: Mirror = Mirror()
+    build: Build = Build()
+    classes: dict[Name, Class] = Field(
+        default_factory=lambda: {"blade": Class()},
+        description="Classes of blades, by name. The usual cluster has one, `blade`.",
+    )
+    distcc: Distcc = Distcc()
+    rollout: Rollout = Rollout()
+
+    @field_validator("classes")
+    @classmethod
+    def _blades_are_in_one_class(cls, classes: dict[str, Class]) -> dict[str, Class]:
+        seen: dict[str, str] = {}
+        if not classes:
+            raise ValueError("at least one class is needed")
+        for name, each in classes.items():
+            for ring, nodes in each.rings.items():
+                for node in NodeSet(nodes):
+                    if (other := seen.setdefault(node, name)) != name:
+                        text = f"{node} is in two classes, {other} and {name}"
+                        raise misplaced(text, name, "rings", ring)
+        return classes
+
+    def place_of(self, blade: str) -> tuple[str, str] | None:
+        """The class and the ring that `blade` is in, or None if it is in none."""
+        for name, cls in self.classes.items():
+            for ring, nodes in cls.rings.items():
+                if blade in NodeSet(nodes):
+                    return name, ring
+        return None

@@ -1,0 +1,187 @@
+"""What Portage reads on a blade and in the builder, rendered from cluster.toml. Pure.
+
+A blade's binaries fit because both sides come from one `Class`: the same profile, flags, USE,
+keywords and licences. Only FEATURES and where packages come from differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from config.model import Class, Cluster
+
+ETC = "/etc/portage"
+REPOS = "/var/db/repos"
+PKGDIR = "/var/cache/binpkgs"
+DISTDIR = "/var/cache/distfiles"
+LOGDIR = "/var/log/portage"
+# Inside the builder: the mirror's distfiles (GLEP 75), which Portage takes as a local mirror, and
+# an index of the pool, so that what was built once is not built again.
+BUILDER_MIRROR = "/var/cache/headnode/distfiles"
+BUILDER_POOL = "/var/cache/headnode/pool"
+BUILDER_POOL_INDEX = "/var/cache/headnode/index"
+
+HEADER = "# Written by headnode from cluster.toml: changes here are lost. See docs/options.md.\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """Files (absolute path on the node -> text) and symlinks (path -> target)."""
+
+    files: Mapping[str, str]
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+def http_url(cluster: Cluster, path: str) -> str:
+    """The address of `path` on the headnode, as blades see it."""
+    return f"http://{cluster.serve.host}:{cluster.serve.http_port}/{path.lstrip('/')}"
+
+
+def rsync_url(cluster: Cluster, module: str) -> str:
+    """The address of an rsync module of the headnode, as blades see it."""
+    return f"rsync://{cluster.serve.host}:{cluster.serve.rsync_port}/{module}"
+
+
+def ring_url(cluster: Cluster, class_name: str, ring: str) -> str:
+    """The binhost address of a ring: its `Packages` lies directly below."""
+    return http_url(cluster, f"binhost/{class_name}/{ring}")
+
+
+def module_name(class_name: str, ring: str, repo: str) -> str:
+    """The rsync module with the tree that a ring's packages were built from."""
+    return f"{class_name}-{ring}-{repo}"
+
+
+def _assignments(variables: Mapping[str, str]) -> str:
+    return HEADER + "".join(f'{name}="{value}"\n' for name, value in variables.items() if value)
+
+
+def _ini(sections: Mapping[str, Mapping[str, str]]) -> str:
+    blocks = [
+        "\n".join([f"[{name}]", *(f"{key} = {value}" for key, value in keys.items())])
+        for name, keys in sections.items()
+    ]
+    return HEADER + "\n\n".join(blocks) + "\n"
+
+
+def _common(cls: Class) -> dict[str, str]:
+    return {
+        "CHOST": cls.chost,
+        "CFLAGS": cls.cflags,
+        "CXXFLAGS": cls.cxxflags,
+        "LDFLAGS": cls.ldflags,
+        "USE": cls.use,
+        "ACCEPT_KEYWORDS": cls.accept_keywords,
+        "ACCEPT_LICENSE": cls.accept_license,
+        **cls.make_conf,
+        "DISTDIR": DISTDIR,
+        "PKGDIR": PKGDIR,
+        "BINPKG_FORMAT": "gpkg",
+    }
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return HEADER + "".join(f"{line}\n" for line in lines)
+
+
+def _class_files(cls: Class, atoms: Sequence[str]) -> dict[str, str]:
+    return {
+        f"{ETC}/package.use/headnode": _lines(cls.package_use),
+        f"{ETC}/package.accept_keywords/headnode": _lines(cls.package_accept_keywords),
+        f"{ETC}/package.license/headnode": _lines(cls.package_license),
+        f"{ETC}/package.mask/headnode": _lines(cls.package_mask),
+        f"{ETC}/sets/blade": "".join(f"{atom}\n" for atom in sorted(atoms)),
+    }
+
+
+def _profile_link(cluster: Cluster, cls: Class) -> dict[str, str]:
+    main = cluster.mirror.main_repo
+    return {f"{ETC}/make.profile": f"../..{REPOS}/{main}/profiles/{cls.profile}"}
+
+
+def blade_files(cluster: Cluster, blade: str, atoms: Sequence[str]) -> Rendered:
+    """What a blade's /etc/portage has: `emerge --getbinpkgonly` then works with nothing else.
+
+    `atoms` is the set @blade. The blade is one of `cluster`'s (`Cluster.place_of`).
+    """
+    place = cluster.place_of(blade)
+    if place is None:
+        raise ValueError(f"{blade} is in no ring")
+    class_name, ring = place
+    cls = cluster.classes[class_name]
+    make_conf = {
+        **_common(cls),
+        "FEATURES": "getbinpkg binpkg-multi-instance parallel-fetch -news",
+        "GENTOO_MIRRORS": http_url(cluster, ""),
+        # Packages are built on the headnode only: a source build on a blade is a defect.
+        "EMERGE_DEFAULT_OPTS": "--getbinpkgonly --binpkg-respect-use=y --with-bdeps=n",
+    }
+    binrepos = {
+        "headnode": {
+            "priority": "9999",
+            "sync-uri": ring_url(cluster, class_name, ring),
+            "location": "/var/cache/binhost/headnode",
+            "verify-signature": "false",
+        }
+    }
+    return Rendered(
+        files={
+            f"{ETC}/make.conf": _assignments(make_conf),
+            f"{ETC}/binrepos.conf": _ini(binrepos),
+            f"{ETC}/repos.conf": _ini(_blade_repos(cluster, class_name, ring)),
+            **_class_files(cls, atoms),
+        },
+        links=_profile_link(cluster, cls),
+    )
+
+
+def _blade_repos(cluster: Cluster, class_name: str, ring: str) -> dict[str, dict[str, str]]:
+    sections: dict[str, dict[str, str]] = {"DEFAULT": {"main-repo": cluster.mirror.main_repo}}
+    for repo in cluster.mirror.repos:
+        sections[repo] = {
+            "location": f"{REPOS}/{repo}",
+            "sync-type": "rsync",
+            "sync-uri": rsync_url(cluster, module_name(class_name, ring, repo)),
+            "auto-sync": "yes",
+            # The headnode verified the tree; a blade has neither its keys nor a way outside.
+            "sync-rsync-verify-metamanifest": "no",
+        }
+    return sections
+
+
+def builder_files(cluster: Cluster, class_name: str, atoms: Sequence[str], jobs: int) -> Rendered:
+    """What the builder of a class has in /etc/portage.
+
+    `atoms` is the set @blade, `jobs` the compile jobs at once. It fetches nothing over the network:
+    distfiles come from the mirror's folder, packages from the pool.
+    """
+    cls = cluster.classes[class_name]
+    make_conf = {
+        **_common(cls),
+        "FEATURES": "buildpkg binpkg-multi-instance -news -binpkg-signing",
+        "MAKEOPTS": f"-j{jobs}",
+        "GENTOO_MIRRORS": BUILDER_MIRROR,
+        "PORTAGE_LOGDIR": LOGDIR,
+        "PORTAGE_ELOG_SYSTEM": "save",
+    }
+    repos: dict[str, dict[str, str]] = {"DEFAULT": {"main-repo": cluster.mirror.main_repo}}
+    repos |= {
+        repo: {"location": f"{REPOS}/{repo}", "auto-sync": "no"} for repo in cluster.mirror.repos
+    }
+    pool = {
+        "pool": {
+            "sync-uri": f"file://{BUILDER_POOL_INDEX}",
+            "location": "/var/cache/binhost/pool",
+            "verify-signature": "false",
+        }
+    }
+    return Rendered(
+        files={
+            f"{ETC}/make.conf": _assignments(make_conf),
+            f"{ETC}/binrepos.conf": _ini(pool),
+            f"{ETC}/repos.conf": _ini(repos),
+            **_class_files(cls, atoms),
+        },
+        links=_profile_link(cluster, cls),
+    )

@@ -1,0 +1,139 @@
+"""The values that options of cluster.toml take: each type, its check, and its name in the manual.
+
+A check raises ValueError with the whole sentence that the administrator reads; `config.load` adds
+file, line and option.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ClusterShell.NodeSet import NodeSet, NodeSetException
+from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+RESERVED_RINGS = frozenset({"pool", "generations"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a type is called in the manual: `one` of it, and `many`."""
+
+    one: str
+    many: str
+
+
+def misplaced(text: str, *at: str) -> PydanticCustomError:
+    """An error about the key `at` (relative to where it is raised), for the line number's sake."""
+    return PydanticCustomError("misplaced", "{text}", {"text": text, "at": at})
+
+
+def _check_nodes(text: str) -> str:
+    try:
+        nodes = NodeSet(text)
+    except NodeSetException as error:
+        raise ValueError(f"not a node set: {error}") from error
+    if not nodes:
+        raise ValueError("an empty node set")
+    return text
+
+
+def _check_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
+        raise ValueError(
+            "a name has letters, digits, '.', '_' and '-', and starts with a letter or digit"
+        )
+    return text
+
+
+def _check_ring(text: str) -> str:
+    if text in RESERVED_RINGS:
+        raise ValueError(f"{text!r} is no ring's name: its address is taken")
+    return text
+
+
+def _check_variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", text):
+        raise ValueError(f"{text!r} is not the name of a make.conf variable")
+    return text
+
+
+def _check_value(text: str) -> str:
+    """It is written between quotation marks on one line of make.conf."""
+    if re.search(r'["\\\n]', text):
+        raise ValueError("a make.conf value has no quotation mark or backslash, and is one line")
+    return text
+
+
+def _check_flags(text: str) -> str:
+    """Refuse `native` as a value (-march=native, target-cpu=native), not in native-extensions."""
+    native = re.search(r"\S*(?<![\w-])native(?![\w-])\S*", text)
+    if native:
+        raise ValueError(
+            f"{native[0]} means the CPU that happens to compile: such binaries trap on another, "
+            "and distcc helpers would each compile something else; name the oldest CPU of the "
+            "class instead, as in -march=x86-64-v2"
+        )
+    return text
+
+
+def _check_atom(text: str) -> str:
+    if not re.fullmatch(
+        r"(@[A-Za-z0-9_+-]+)|([<>=~]*[A-Za-z0-9+_.-]+/[A-Za-z0-9+_*.:=\[\],-]+)", text
+    ):
+        raise ValueError(f"{text!r} is not a package atom (category/name) nor a set (@name)")
+    return text
+
+
+def _check_line(text: str) -> str:
+    if "\n" in text:
+        raise ValueError(f"{text!r} is more than one line")
+    return text
+
+
+def _check_host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/]+", text):
+        raise ValueError(f"{text!r} is not a host name or address alone, without scheme or path")
+    return text
+
+
+def _check_rsync(text: str) -> str:
+    if not re.fullmatch(r"rsync://[^/\s]+/[^/\s]\S*", text):
+        raise ValueError(f"{text!r} is not rsync://host/module")
+    return text
+
+
+def _check_web(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]\S*", text):
+        raise ValueError(f"{text!r} is not an http:// or https:// address")
+    return text
+
+
+def _from_folder(path: Path, info: ValidationInfo) -> Path:
+    """A relative path is relative to the folder of cluster.toml, where that is known."""
+    if "\0" in str(path):
+        raise ValueError("a path has no NUL character")
+    return info.context["folder"] / path if info.context else path
+
+
+Name = Annotated[str, AfterValidator(_check_name), Kind("name", "names")]
+Ring = Annotated[Name, AfterValidator(_check_ring)]
+Nodes = Annotated[str, AfterValidator(_check_nodes), Kind("node set", "node sets")]
+Atom = Annotated[str, AfterValidator(_check_atom), Kind("package atom", "package atoms")]
+Line = Annotated[str, AfterValidator(_check_line), Kind("line", "lines")]
+Host = Annotated[str, AfterValidator(_check_host), Kind("host name or address", "hosts")]
+Rsync = Annotated[str, AfterValidator(_check_rsync), Kind("rsync:// address", "rsync:// addresses")]
+Web = Annotated[str, AfterValidator(_check_web), Kind("web address", "web addresses")]
+Variable = Annotated[str, AfterValidator(_check_variable), Kind("variable", "variables")]
+Value = Annotated[str, AfterValidator(_check_value)]
+Flags = Annotated[Value, AfterValidator(_check_flags), Kind("compiler flags", "compiler flags")]
+Setting = Annotated[Value, AfterValidator(_check_flags)]
+Place = Annotated[Path, AfterValidator(_from_folder), Kind("path", "paths")]
+Count = Annotated[int, Field(strict=True)]  # strict: "8080" and true are no numbers
+Port = Annotated[Count, Field(ge=1, le=65535), Kind("port", "ports")]
+Seconds = Annotated[
+    float, Field(gt=0, strict=True, allow_inf_nan=False), Kind("seconds", "seconds")
+]

@@ -1,0 +1,28 @@
+"""`headnode build`."""
+
+from __future__ import annotations
+
+import click
+
+from headnode.commands.context import Settings, chosen_class, class_option, json_option
+from headnode.console import note, say, show_json
+from schedules.cycle import build_once
+
+
+@click.command()
+@class_option
+@click.option("--fresh", is_flag=True, help="Start from an empty builder, refilled from the pool.")
+@json_option
+@click.pass_obj
+def build(settings: Settings, class_name: str | None, fresh: bool, as_json: bool) -> None:
+    """Build what the class's packages need and the pool lacks.
+
+    Example: headnode build
+    """
+    site = settings.site()
+    result = build_once(site, chosen_class(site, class_name), fresh=fresh, report=note)
+    if as_json:
+        show_json(result)
+        return
+    done = f"{len(result.built)} packages in {result.seconds:g} s" if result.built else "nothing"
+    say(f"Built {done}; the set comes to {len(result.packages)} packages, all of them binary.")

@@ -1,0 +1,67 @@
+"""What every command starts from: the configuration, and options that several share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from config.load import find, load
+from headnode.errors import ConfigError
+from schedules.site import Site
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was said before the command's name."""
+
+    config_path: Path | None
+
+    def site(self) -> Site:
+        """The configured cluster.
+
+        Raises:
+            ConfigError: there is no configuration, or it is wrong.
+        """
+        return Site(cluster=load(find(self.config_path)))
+
+
+def json_option(command: Command) -> Command:
+    """Give a command `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
+        command
+    )
+
+
+def class_option(command: Command) -> Command:
+    """Give a command `--class`."""
+    text = "Class of blades  [default: the only one]"
+    return click.option("--class", "class_name", help=text)(command)
+
+
+def chosen_class(site: Site, name: str | None) -> str:
+    """The class that was named, or the only one there is.
+
+    Raises:
+        ConfigError: there are several and none was named, or none of that name.
+    """
+    if name is not None:
+        site.klass(name)
+        return name
+    names = list(site.cluster.classes)
+    if len(names) > 1:
+        raise ConfigError(
+            f"There are several classes: {', '.join(names)}.", remedy="Name one with --class."
+        )
+    return names[0]
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,36 @@
+"""`headnode mirror`."""
+
+from __future__ import annotations
+
+import click
+
+from headnode.commands.context import Settings, json_option, now
+from headnode.console import note, say, show_json
+from schedules.cycle import sync_once
+
+
+@click.group()
+def mirror() -> None:
+    """Copy the trees and the distfiles from upstream, once for all blades.
+
+    Example: headnode mirror sync
+    """
+
+
+@mirror.command()
+@json_option
+@click.pass_obj
+def sync(settings: Settings, as_json: bool) -> None:
+    """Sync the trees, and fetch the distfiles that the sets need.
+
+    Example: headnode mirror sync
+    """
+    done = sync_once(settings.site(), now=now(), report=note)
+    if as_json:
+        show_json(done)
+        return
+    trees = f"new: {', '.join(done.changed)}" if done.changed else "unchanged"
+    say(
+        f"Trees {trees} (snapshot set {done.snapshots}). "
+        f"Distfiles: {len(done.fetched)} fetched, {done.present} there already."
+    )

@@ -1,0 +1,130 @@
+"""How files are put in place so that nobody ever sees half of one.
+
+Written beside the target, synced, renamed over it, and the folder synced: a reader sees the old
+content or the new, and so does a machine that lost power in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from headnode.errors import BusyError, EnvironmentLacksError
+
+CHUNK = 1 << 20
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (fsync(2) of a directory)."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(
+    path: Path, content: bytes | str, *, mode: int = 0o644, mtime: int | None = None
+) -> None:
+    """Put `content` at `path` in one rename; `mtime` is in seconds since the epoch, UTC."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if mtime is not None:
+                os.utime(file.fileno(), (mtime, mtime))
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def point_symlink(link: Path, target: str | Path) -> None:
+    """Make `link` point at `target` in one rename, whether it was there or not."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    beside = link.with_name(f".{link.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    beside.replace(link)
+    sync_folder(link.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove `path` and all below it, if it is there. Never follows a symlink."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def digests(path: Path, *names: str) -> dict[str, str]:
+    """Hex digests of a file's content by hashlib name (`blake2b`, `sha512`, …), read once."""
+    hashes: dict[str, Any] = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            for each in hashes.values():
+                each.update(chunk)
+    return {name: str(each.hexdigest()) for name, each in hashes.items()}
+
+
+@contextlib.contextmanager
+def locked(path: Path, who: str) -> Iterator[None]:
+    """Hold the lock file `path` for the block, with `who` and the pid written in it.
+
+    The kernel drops the lock when its holder dies (flock(2)), so none is ever stale.
+
+    Raises:
+        BusyError: somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BusyError(path, file.read().strip()) from None
+        file.truncate(0)
+        file.write(f"{who} (process {os.getpid()})\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def require_free_space(folder: Path, need_bytes: int) -> None:
+    """Check that the file system of `folder` has room before work starts.
+
+    Raises:
+        EnvironmentLacksError: it has less than `need_bytes` free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < need_bytes:
+        raise EnvironmentLacksError(
+            f"The file system of {folder} is too full to start.",
+            [f"{free >> 20} MiB free, {need_bytes >> 20} MiB wanted ([state] reserve_mib)"],
+            remedy="Free some space, or lower the reserve:",
+        )
+
+
+def is_regular(path: Path) -> bool:
+    """Whether `path` itself (no symlink followed) is a regular file."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,186 @@
+"""The cycle, step by step: sync, build, publish. Each step is a plain function that does it once.
+
+A step that finds nothing changed does nothing, so the whole cycle run twice is the cycle run once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from binhost import build as build_step
+from binhost import builder
+from binhost.build import configuration_of
+from binhost.builder import Workshop
+from binhost.publish import Published, promote, publish
+from binhost.records import BuildResult, Configuration, Record, read, save
+from config.load import atoms_of
+from headnode.errors import MirrorError, PublishError
+from headnode.files import locked
+from mirror import distfiles, tree
+from mirror.distfiles import Package
+from schedules.site import Site
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """What a sync came to: the snapshot set, which repositories moved, and the distfiles."""
+
+    snapshots: str
+    changed: tuple[str, ...]
+    fetched: tuple[str, ...]
+    present: int
+
+
+class Sources(Record):
+    """Which packages a class builds from, in a snapshot set: what `mirror sync` worked out."""
+
+    snapshots: str
+    configuration: Configuration
+    packages: tuple[tuple[str, str], ...]
+
+
+def sync_once(site: Site, *, now: datetime, report: Report) -> Synced:
+    """Sync every repository, and fetch the distfiles of what the sets need.
+
+    Raises:
+        MirrorError: a repository or a distfile could not be had; what was served still is.
+        BuildError: a set cannot be resolved in the new tree.
+    """
+    site.require_space()
+    stamps, changed = {}, []
+    for name, repo in site.cluster.mirror.repos.items():
+        report(f"Syncing {name} from {repo.upstreams[0]}")
+        snapshot = tree.sync_repo(site.state, name, repo, now=now, on_progress=report)
+        stamps[name] = snapshot.stamp
+        if snapshot.changed:
+            changed.append(name)
+    snapshots = tree.write_set(site.state, stamps)
+    packages = {
+        package
+        for class_name in site.cluster.classes
+        for package in _sources(site, class_name, snapshots, report)
+    }
+    wanted = distfiles.plan(
+        site.repos_of(snapshots), [Package(cpv=cpv, repo=repo) for cpv, repo in sorted(packages)]
+    )
+    got = distfiles.fetch(
+        site.state, wanted, site.cluster.mirror.distfiles, on_progress=report
+    )
+    return Synced(
+        snapshots=snapshots,
+        changed=tuple(changed),
+        fetched=tuple(got.fetched),
+        present=len(got.present),
+    )
+
+
+def _sources(
+    site: Site, class_name: str, snapshots: str, report: Report
+) -> tuple[tuple[str, str], ...]:
+    shop = site.workshop(class_name, snapshots)
+    kept = shop.folder / "sources.json"
+    known = _read_sources(kept)
+    if known and known.snapshots == snapshots and known.configuration == configuration_of(shop):
+        return known.packages
+    report(f"Resolving what class {class_name} needs")
+    found = _resolve(shop, snapshots)
+    save(kept, found)
+    return found.packages
+
+
+def _read_sources(path: Path) -> Sources | None:
+    try:
+        return read(path, Sources)
+    except PublishError:
+        return None
+
+
+def _resolve(shop: Workshop, snapshots: str) -> Sources:
+    with locked(shop.folder / ".lock", "headnode mirror sync"), builder.running(shop) as node:
+        steps = builder.sources(node)
+    return Sources(
+        snapshots=snapshots,
+        configuration=configuration_of(shop),
+        packages=tuple((step.cpv, step.repo) for step in steps),
+    )
+
+
+def newest_set(site: Site) -> str:
+    """The snapshot set of what was synced last.
+
+    Raises:
+        MirrorError: a repository was never synced.
+    """
+    stamps = {}
+    for name in site.cluster.mirror.repos:
+        stamp = tree.current_stamp(site.state, name)
+        if stamp is None:
+            raise MirrorError(
+                f"The repository {name} was never synced.", remedy="Run headnode mirror sync."
+            )
+        stamps[name] = stamp
+    return tree.write_set(site.state, stamps)
+
+
+def build_once(
+    site: Site, class_name: str, *, fresh: bool = False, report: Report
+) -> BuildResult:
+    """Build what a class needs and its pool lacks, from the newest trees.
+
+    Raises:
+        BuildError, MirrorError, BusyError.
+    """
+    site.require_space()
+    snapshots = newest_set(site)
+    shop = site.workshop(class_name, snapshots)
+    with locked(shop.folder / ".lock", "headnode build"):
+        return build_step.build(
+            shop,
+            class_name=class_name,
+            snapshots=snapshots,
+            atoms=atoms_of(site.klass(class_name)),
+            jobs=site.jobs,
+            timeout_s=site.cluster.build.timeout_s,
+            fresh=fresh,
+            report=report,
+        )
+
+
+def publish_once(
+    site: Site, class_name: str, ring: str | None, *, why: str, now: datetime
+) -> Published:
+    """Put what was built last in front of a ring (None: the first).
+
+    Raises:
+        PublishError, BusyError: the ring is as it was.
+    """
+    site.require_space()
+    return publish(
+        site.binhost(class_name),
+        site.ring(class_name, ring),
+        why=why,
+        now=now,
+        repos_of=site.repos_of,
+    )
+
+
+def promote_once(
+    site: Site, class_name: str, ring: str, number: int | None, *, now: datetime
+) -> Published:
+    """Put a generation (None: the newest) in front of a ring.
+
+    Raises:
+        PublishError, BusyError: the ring is as it was.
+    """
+    return promote(
+        site.binhost(class_name),
+        site.ring(class_name, ring),
+        number,
+        now=now,
+        repos_of=site.repos_of,
+    )

@@ -1,0 +1,119 @@
+"""A rollout: blades pull, many at once, and each one's result is gathered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from blades.inventory import Blade
+from blades.transport import SSH_FAILED, Outcome, run_on
+from config.model import Rollout
+from headnode.process import last_lines
+
+PULL = "/usr/local/sbin/headnode-pull"
+
+
+class Result(StrEnum):
+    """How a blade's pull ended."""
+
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+    UNREACHED = "unreached"
+    TIMED_OUT = "timed out"
+
+
+GOOD = frozenset({Result.UPDATED, Result.UNCHANGED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BladeReport:
+    """One blade's pull. `packages` is how many of the generation it has, `changes` what came and went
+    (`+category/name-version`, `-…`), `seconds` how long it took from the headnode's side.
+    """
+
+    blade: str
+    ring: str
+    result: Result
+    generation: int | None = None
+    packages: int | None = None
+    changes: tuple[str, ...] = ()
+    emerge_started: bool = False
+    error: str = ""
+    seconds: float = 0.0
+    log: str = field(default="", repr=False)
+
+    @property
+    def good(self) -> bool:
+        """Whether the blade is at its ring's generation now."""
+        return self.result in GOOD
+
+
+def read_outcome(blade: Blade, outcome: Outcome | None) -> BladeReport:
+    """What a command's outcome says of a blade's pull. Pure."""
+
+    def report(result: Result, error: str = "") -> BladeReport:
+        return BladeReport(
+            blade=blade.name,
+            ring=blade.ring,
+            result=result,
+            error=error,
+            seconds=outcome.seconds if outcome else 0.0,
+            log=outcome.output if outcome else "",
+        )
+
+    if outcome is None:
+        return report(Result.UNREACHED, "no answer")
+    if outcome.code is None:
+        return report(Result.TIMED_OUT, "did not finish in time")
+    said = _last_json(outcome.output)
+    if said is None:
+        error = last_lines(outcome.output, 3) or f"exit code {outcome.code}, no output"
+        unreached = outcome.code == SSH_FAILED or not outcome.output
+        return report(Result.UNREACHED if unreached else Result.FAILED, error)
+    return BladeReport(
+        blade=blade.name,
+        ring=blade.ring,
+        result=Result(str(said.get("result", Result.FAILED))),
+        generation=_number(said.get("generation")),
+        packages=_number(said.get("packages")),
+        changes=_names(said.get("changes")),
+        emerge_started=bool(said.get("emerge")),
+        error=str(said.get("error", "")),
+        seconds=outcome.seconds,
+        log=outcome.output,
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _last_json(output: str) -> dict[str, object] | None:
+    lines = output.strip().splitlines()
+    try:
+        said = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def rollout_once(
+    blades: Sequence[Blade],
+    options: Rollout,
+    on_report: Callable[[BladeReport], None] = lambda report: None,
+) -> list[BladeReport]:
+    """Have `blades` pull, and return their reports in the order of `blades`."""
+    known = {blade.name: blade for blade in blades}
+
+    def finished(outcome: Outcome) -> None:
+        on_report(read_outcome(known[outcome.blade], outcome))
+
+    outcomes = run_on(list(known), PULL, options, finished)
+    return [read_outcome(blade, outcomes.get(blade.name)) for blade in blades]

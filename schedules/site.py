@@ -1,0 +1,99 @@
+"""Where a cluster's parts lie, and what each step of the cycle is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from binhost.builder import Workshop
+from binhost.publish import Binhost
+from config.load import atoms_of
+from config.model import Class, Cluster
+from config.portage import builder_files, http_url
+from headnode.errors import ConfigError
+from headnode.files import require_free_space
+from mirror.tree import read_set, snapshot_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A cluster as configured, with the folders of its state."""
+
+    cluster: Cluster
+
+    @property
+    def state(self) -> Path:
+        """The folder of all state."""
+        return self.cluster.state.path
+
+    @property
+    def distfiles(self) -> Path:
+        """The mirror's distfiles."""
+        return self.state / "mirror" / "distfiles"
+
+    @property
+    def jobs(self) -> int:
+        """Compile jobs at once."""
+        return self.cluster.build.jobs or os.cpu_count() or 1
+
+    def klass(self, name: str) -> Class:
+        """The class of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if name not in self.cluster.classes:
+            known = ", ".join(self.cluster.classes)
+            raise ConfigError(f"There is no class {name!r}.", remedy=f"There is {known}.")
+        return self.cluster.classes[name]
+
+    def ring(self, class_name: str, ring: str | None) -> str:
+        """The ring of that name, or the first.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        rings = self.klass(class_name).rings
+        if ring is None:
+            return next(iter(rings))
+        if ring not in rings:
+            known = ", ".join(rings)
+            raise ConfigError(f"There is no ring {ring!r}.", remedy=f"The rings are {known}.")
+        return ring
+
+    def binhost(self, class_name: str) -> Binhost:
+        """What is published of a class."""
+        return Binhost(
+            class_name=class_name,
+            folder=self.state / "binhost" / class_name,
+            build_folder=self.state / "build" / class_name,
+            pool_url=http_url(self.cluster, f"binhost/{class_name}/pool"),
+        )
+
+    def repos_of(self, set_id: str) -> Mapping[str, Path]:
+        """The snapshots of a snapshot set: repository to folder."""
+        stamps = read_set(self.state, set_id)
+        return {name: snapshot_path(self.state, name, stamp) for name, stamp in stamps.items()}
+
+    def workshop(self, class_name: str, set_id: str) -> Workshop:
+        """What a class's builder is set up from, with the trees of a snapshot set."""
+        cls = self.klass(class_name)
+        return Workshop(
+            folder=self.state / "build" / class_name,
+            state=self.state,
+            root=self.cluster.build.root,
+            repos=self.repos_of(set_id),
+            distfiles=self.distfiles,
+            pool=self.binhost(class_name).pool,
+            configuration=builder_files(self.cluster, class_name, atoms_of(cls), self.jobs),
+        )
+
+    def require_space(self) -> None:
+        """Refuse to start where the disk is nearly full.
+
+        Raises:
+            EnvironmentLacksError: less than the reserve is free.
+        """
+        require_free_space(self.state, self.cluster.state.reserve_mib << 20)
