@@ -35,7 +35,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A package that did not build. `log` is the path in the builder."""
+    """A package that did not build or install.
+
+    `phase` is empty where emerge does not say it (a failed download); `log` is the path in the
+    builder, empty if there is none.
+    """
 
     package: str
     phase: str
@@ -89,44 +93,74 @@ def parse_plan(output: str) -> list[Step]:
     return steps
 
 
-FAILED = re.compile(r"Failed to emerge (?P<package>[^\s,]+)")
-LOG = re.compile(r"'(?P<log>/[^']+\.log)'")
+FAILED = re.compile(r"^>>> Failed to (?:emerge|install) (?P<package>[^\s,]+)", re.MULTILINE)
 PHASE = re.compile(r"ERROR: (?P<package>\S+?)::\S+ failed \((?P<phase>\w+) phase\)")
 
 
 def parse_failures(output: str) -> list[Failure]:
-    """The packages that an emerge run could not build, each with phase and log."""
+    """The packages that an emerge run could not build or install, each with phase and log."""
     phases = {found["package"]: found["phase"] for found in PHASE.finditer(output)}
-    failures: dict[str, Failure] = {}
-    for found in FAILED.finditer(output):
-        package = found["package"]
-        log = LOG.search(output, found.end())
-        failures[package] = Failure(
-            package=package, phase=phases.get(package, "?"), log=log["log"] if log else ""
-        )
-    return list(failures.values())
+    packages = dict.fromkeys(found["package"] for found in FAILED.finditer(output))
+    return [
+        Failure(package=package, phase=phases.get(package, ""), log=_log_of(package, output))
+        for package in packages
+    ]
 
 
-PROGRESS = re.compile(r"^>>> (?P<what>Emerging|Completed|Failed to emerge).*")
+def _log_of(package: str, output: str) -> str:
+    # Its path comes lines later, after what other jobs print: it is known by its name.
+    name = re.escape(package.replace("/", ":"))
+    found = re.search(rf"'(?P<log>/[^']*/{name}:[^'/]*\.log)'", output)
+    return found["log"] if found else ""
+
+
+UNFETCHED = re.compile(r"Couldn't download '(?P<file>[^']+)'")
+
+
+def unfetched(log: str) -> tuple[str, ...]:
+    """The distfiles that a package's log says could not be had."""
+    return tuple(dict.fromkeys(found["file"] for found in UNFETCHED.finditer(log)))
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
+
+def plain(text: str) -> str:
+    """Text without terminal colours: logs have them whatever emerge's --color says."""
+    return COLOUR.sub("", text)
+
+
+PROGRESS = re.compile(r"^>>> (?:Emerging|Completed|Failed to (?:emerge|install)) ")
 
 
 def progress_line(line: str) -> str | None:
     """What of a line is worth showing while emerge works; None for the rest."""
-    return line.removeprefix(">>> ") if PROGRESS.match(line) else None
+    if not PROGRESS.match(line):
+        return None
+    return line.removeprefix(">>> ").removesuffix(", Log file:")
 
 
-UNSATISFIED = re.compile(r"there are no (?:ebuilds|binary packages) .*satisfy \"(?P<atom>[^\"]+)\"")
+UNSATISFIED = re.compile(r"there are no ebuilds .*satisfy \"(?P<atom>[^\"]+)\"")
+NOISE = (
+    "!!! Problem with sandbox",
+    "Calculating dependencies",
+    "Dependency resolution took",
+    "For more information, see the MASKED PACKAGES",
+    "These are the packages",
+    "Total:",
+    "man page or refer to the Gentoo Handbook",
+)
 
 
 def explain_no_plan(output: str) -> str:
     """Why emerge found no plan, in its own words without the decoration."""
-    noise = ("These are the packages", "Calculating dependencies", "Dependency resolution took")
-    lines: list[str] = []
-    for line in output.splitlines():
-        text = line.strip()
-        if text and not text.startswith((*noise, "!!! Problem with sandbox", "Total:")):
-            lines.append(text)
-    return "\n".join(lines)
+    lines = (line.strip() for line in output.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith(NOISE))
+
+
+def unknown_atoms(output: str) -> tuple[str, ...]:
+    """The atoms that emerge says no ebuild satisfies, masked ones not among them."""
+    return tuple(dict.fromkeys(found["atom"] for found in UNSATISFIED.finditer(output)))
 
 
 def lacking(plan: Sequence[Step]) -> list[str]:

@@ -8,8 +8,11 @@ among them `gpkg-1` (the format), `metadata.tar*` and `image.tar*` (both maybe c
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
+import zlib
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import zstandard
 
@@ -32,9 +35,35 @@ def read_metadata(path: Path) -> dict[str, str]:
             file = container.extractfile(member)
             if file is None:
                 raise _broken(path, f"{member.name} is not a file")
-            return _unpack(member.name, file.read(METADATA_LIMIT_BYTES))
-    except (tarfile.TarError, zstandard.ZstdError, EOFError, OSError) as error:
+            return _unpack(member.name, _read(file))
+    except _UNREADABLE as error:
         raise _broken(path, str(error) or type(error).__name__) from error
+
+
+class _TooLargeError(Exception):
+    """The metadata unpacks to more than any package's is."""
+
+    def __init__(self) -> None:
+        super().__init__(f"its metadata is larger than {METADATA_LIMIT_BYTES >> 20} MiB")
+
+
+_UNREADABLE = (
+    _TooLargeError,
+    tarfile.TarError,
+    zstandard.ZstdError,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+)
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """All of `file`, if that is within the limit: what it says of its size is not asked."""
+    data = file.read(METADATA_LIMIT_BYTES + 1)
+    if len(data) > METADATA_LIMIT_BYTES:
+        raise _TooLargeError
+    return data
 
 
 def _metadata_member(container: tarfile.TarFile, path: Path) -> tarfile.TarInfo:
@@ -49,14 +78,18 @@ def _metadata_member(container: tarfile.TarFile, path: Path) -> tarfile.TarInfo:
 
 def _unpack(name: str, data: bytes) -> dict[str, str]:
     if name.endswith(".zst"):
-        reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data))
-        data = reader.read(METADATA_LIMIT_BYTES)
+        unpacker = zstandard.ZstdDecompressor()
+        data = _read(unpacker.stream_reader(io.BytesIO(data), read_across_frames=True))
+    metadata, room = {}, METADATA_LIMIT_BYTES
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
-        return {
-            PurePosixPath(member.name).name: file.read().decode("utf-8", "replace")
-            for member in archive
-            if member.isfile() and (file := archive.extractfile(member))
-        }
+        for member in archive:
+            room -= member.size
+            if room < 0:
+                raise _TooLargeError
+            if member.isfile() and (file := archive.extractfile(member)):
+                text = file.read().decode("utf-8", "replace")
+                metadata[PurePosixPath(member.name).name] = text
+    return metadata
 
 
 def _broken(path: Path, why: str) -> PublishError:

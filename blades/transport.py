@@ -14,15 +14,19 @@ from typing import Any
 
 from ClusterShell.Event import EventHandler
 from ClusterShell.NodeSet import NodeSet
-from ClusterShell.Task import Task
+from ClusterShell.Task import task_self
 from ClusterShell.Worker.Exec import ExecWorker
 from ClusterShell.Worker.Ssh import WorkerSsh
+from ClusterShell.Worker.Worker import WorkerError
 
 from config.model import Rollout, TransportKind
+from headnode.errors import RolloutError
 
 # A command that ssh itself could not start: ssh(1), EXIT STATUS.
 SSH_FAILED = 255
-SSH_OPTIONS = "-oBatchMode=yes -oConnectTimeout=10"
+# ServerAliveInterval: a blade that loses power in the middle is given up after 90 s, not only at the
+# time limit of the pull.
+SSH_OPTIONS = "-oBatchMode=yes -oConnectTimeout=10 -oServerAliveInterval=30"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,22 +74,33 @@ def run_on(
     options: Rollout,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> dict[str, Outcome]:
-    """Run `line` on every blade, `options.fanout` at a time, and return each one's outcome."""
-    task = Task()  # a thread of its own: no state is shared with another run
+    """Run `line` on every blade, `options.fanout` at a time, and return each one's outcome.
+
+    What is cut off, by the time limit or by Ctrl-C, is the way to the blade; what was started on the
+    blade may run on. Its standard input is empty.
+
+    Raises:
+        RolloutError: `options.exec_command` cannot be read.
+    """
+    # The task of this thread: an exception in `on_outcome`, and Ctrl-C, come out here. One with a
+    # thread of its own would print a traceback and leave its caller waiting (ClusterShell 1.10).
+    task = task_self()
     task.set_info("fanout", options.fanout)
     task.set_info("ssh_options", SSH_OPTIONS)
     watch = _Watch(on_outcome)
+    if not blades:
+        return watch.outcomes
     worker = _worker(NodeSet.fromlist(list(blades)), line, options, watch)
     try:
         task.schedule(worker)
+        worker.set_write_eof()
         task.resume()
-        task.wait()
-    except BaseException:
-        task.abort(kill=True)
-        raise
-    for node in worker.iter_keys_timeout():  # for these, ev_hup was not called
-        watch.note(worker, node, None)
-    task.abort()
+        for node in worker.iter_keys_timeout():  # for these, ev_hup was not called
+            watch.note(worker, node, None)
+    except WorkerError as error:
+        raise RolloutError(f"exec_command {options.exec_command!r}: {error}.") from error
+    finally:
+        task.abort(kill=True)  # ends what still runs, and leaves no task to this thread
     return watch.outcomes
 
 
@@ -93,5 +108,6 @@ def _worker(nodes: NodeSet, line: str, options: Rollout, watch: _Watch) -> Any:
     common = {"handler": watch, "timeout": options.timeout_s, "stderr": False}
     if options.transport is TransportKind.SSH:
         return WorkerSsh(nodes, command=line, **common)
-    command = f"{options.exec_command} {shlex.quote(line)}"
+    # ExecWorker replaces %h and the like in all of its command; the line is none of its business.
+    command = f"{options.exec_command} {shlex.quote(line).replace('%', '%%')}"
     return ExecWorker(nodes, command=command, **common)

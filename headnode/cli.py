@@ -13,7 +13,18 @@ from pathlib import Path
 
 import click
 
-from headnode.commands import blades, build, generations, init, lab, mirror, rings, rollout, serve
+from headnode.commands import (
+    blades,
+    build,
+    distcc,
+    generations,
+    init,
+    lab,
+    mirror,
+    rings,
+    rollout,
+    serve,
+)
 from headnode.commands.context import Settings
 from headnode.console import err
 from headnode.errors import ExitCode, HeadnodeError
@@ -45,7 +56,7 @@ def cli(context: click.Context, config_path: Path | None, verbose: bool) -> None
 
 for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote),
-    *(generations.generations, rollout.rollout, blades.blades, serve.serve, lab.lab),
+    *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, serve.serve, lab.lab),
 ):
     cli.add_command(command)
 

@@ -12,6 +12,15 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
@@ -26,6 +35,47 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """Print a result."""
     out.print(text, markup=False)
+
+
+class Watcher:
+    """Shows how a step goes on: a bar with rate and time to go, or a line a step off a terminal."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        note(text)
+
+    def amount(self, what: str, done: float, total: float, unit: str) -> None:
+        """Move the bar of `what`; nothing where there is no terminal."""
+        if not err.is_terminal:
+            return
+        if self._bars is None:
+            self._bars = _bars()
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what)
+        self._bars.update(self._tasks[what], completed=done, total=total or None)
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

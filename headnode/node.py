@@ -20,23 +20,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from headnode.errors import EnvironmentLacksError, NodeError
 from headnode.files import remove_tree
-from headnode.process import PINNED, Completed, environment, require, run
+from headnode.process import PACKAGES, PINNED, Completed, environment, run
 
 START_TIMEOUT_S = 60.0
 NODE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FRESH_IN_NODES = (Path("/dev"), Path("/run"), Path("/tmp"))  # noqa: S108 (a mount point)
+# File systems that overlayfs takes no upper folder on (overlayfs.rst, "Upper and Lower"): a container
+# engine's own root, and what lacks whiteouts or trusted.* attributes.
+NO_UPPER = frozenset({"9p", "cifs", "exfat", "nfs", "nfs4", "overlay", "vfat"})
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 
 
@@ -62,8 +67,8 @@ class NodeSpec:
 
     `lower` is the root it is laid over and never writes to; None gives it the machine's own root as
     it is (the lab's headnode: a network of its own, but the real state folder). `hidden` folders
-    are empty in the node, whatever is bound there. `throwaway` lets overlayfs skip syncing to disk, for an upper that is
-    never mounted twice.
+    are empty in the node, but for what is bound below them. `throwaway` lets overlayfs skip syncing
+    to disk, for an upper that is never mounted twice.
     """
 
     name: str
@@ -115,24 +120,34 @@ def _overlay_script(spec: NodeSpec, lower: Path) -> list[str]:
     ]
 
 
-def _cover_script(spec: NodeSpec, root: str) -> list[str]:
-    lines = []
-    for bind in spec.binds:
-        at = f"{root}{bind.target}"
-        if bind.source.is_dir():
-            lines.append(_words("mkdir", "-p", at))
-        else:
-            lines.append(_words("mkdir", "-p", f"{root}{bind.target.parent}"))
-            lines.append(f"[ -e {shlex.quote(at)} ] || : > {shlex.quote(at)}")
-        lines.append(_words("mount", "--bind", bind.source, at))
-        if not bind.writable:
-            lines.append(_words("mount", "-o", "remount,bind,ro", at))
-    for folder in spec.hidden:
-        at = f"{root}{folder}"
-        lines.append(
-            f"[ ! -d {shlex.quote(at)} ] || " + _words("mount", "-t", "tmpfs", "tmpfs", at)
-        )
+def _bind_script(bind: Bind, root: str) -> list[str]:
+    at = f"{root}{bind.target}"
+    if bind.source.is_dir():
+        lines = [_words("mkdir", "-p", at)]
+    else:
+        quoted = shlex.quote(at)
+        lines = [
+            _words("mkdir", "-p", f"{root}{bind.target.parent}"),
+            f"[ -e {quoted} ] || : > {quoted}",
+        ]
+    lines.append(_words("mount", "--bind", bind.source, at))
+    if not bind.writable:
+        lines.append(_words("mount", "-o", "remount,bind,ro", at))
     return lines
+
+
+def _hide_script(folder: Path, root: str) -> list[str]:
+    at = f"{root}{folder}"
+    mount = _words("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", at)
+    return [f"[ ! -d {shlex.quote(at)} ] || {mount}"]
+
+
+def _cover_script(spec: NodeSpec, root: str) -> list[str]:
+    """What is bound and hidden, the outer before the inner, so that none covers another up."""
+    covers = [(bind.target.parts, 0, _bind_script(bind, root)) for bind in spec.binds]
+    covers += [(folder.parts, 1, _hide_script(folder, root)) for folder in spec.hidden]
+    covers.sort(key=lambda cover: (len(cover[0]), cover[1]))
+    return [line for _, _, lines in covers for line in lines]
 
 
 def setup_script(spec: NodeSpec, life: Life) -> str:
@@ -140,22 +155,31 @@ def setup_script(spec: NodeSpec, life: Life) -> str:
 
     Its first line of output is its own process number as the machine sees it.
     """
+    # Commands of one line each: `set -e` does not see one fail that has && after it, and a node
+    # whose pivot_root failed would go on in the machine's own root.
     lines = ["set -eu", "read -r pid rest < /proc/self/stat"]
+    own = [
+        f"echo {shlex.quote(spec.name)} > /proc/sys/kernel/hostname",
+        "ip link set lo up",
+    ]
     if spec.lower is None:
-        lines += ["mount -t proc proc /proc", *_cover_script(spec, "")]
+        lines += ["mount -t proc proc /proc", *_cover_script(spec, ""), *own]
     else:
         root = str(spec.store / "root")
         lines += [
             *_overlay_script(spec, spec.lower),
             *_cover_script(spec, root),
-            "mkdir -p .old && pivot_root . .old && umount -l .old && rmdir .old",
+            *own,
+            "mkdir -p .old",
+            "pivot_root . .old",
+            "umount -l .old",
+            "rmdir .old",
         ]
     lines += [
-        _words("hostname", spec.name),
-        "ip link set lo up",
+        "cd /",
         'echo "$pid"',
         "trap '' CHLD",  # inherited over exec: the kernel then reaps what the node orphans
-        "exec cat > /dev/null" if life is Life.WITH_STARTER else "exec sleep infinity",
+        "exec cat > /dev/null" if life is Life.WITH_STARTER else "exec sleep infinity > /dev/null",
     ]
     return "\n".join(lines)
 
@@ -167,14 +191,34 @@ def check_spec(spec: NodeSpec) -> None:
         NodeError: naming the path.
     """
     for path in (spec.store, *([spec.lower] if spec.lower else [])):
-        if any(mark in str(path) for mark in ",:\\"):
+        if any(mark in str(path) for mark in ',:\\"'):
             raise NodeError(
                 f"overlayfs cannot take the path {path}.",
-                remedy="Use a folder whose path has no comma, colon or backslash.",
+                remedy="Use a folder whose path has no comma, colon, backslash or quotation mark.",
             )
+    if spec.lower is not None and not spec.lower.is_dir():
+        raise NodeError(f"{spec.name}: the root {spec.lower} is not a folder.")
     for bind in spec.binds:
         if not bind.source.exists():
             raise NodeError(f"{spec.name}: {bind.source} is not there to be bound in.")
+    _, kind = mount_of(spec.store, Path("/proc/self/mountinfo").read_text())
+    if spec.lower is not None and kind in NO_UPPER:
+        raise NodeError(
+            f"{spec.name}: {spec.store} lies on {kind}, which overlayfs cannot write to.",
+            remedy="Use a folder on a local file system such as ext4, xfs, btrfs or tmpfs.",
+        )
+
+
+def mount_of(path: Path, mountinfo: str) -> tuple[Path, str]:
+    """The mount that `path` lies on, its folder and its type, from proc_pid_mountinfo(5). Pure."""
+    found = (Path("/"), "")
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        folder = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields.split()[4]))
+        # A later mount on the same folder covers the earlier.
+        if path.is_relative_to(folder) and len(folder.parts) >= len(found[0].parts):
+            found = (folder, rest.split()[0])
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,8 +262,8 @@ class Node:
             if time.monotonic() > deadline:
                 raise NodeError(f"{self.name} (process {self.pid}) does not end.")
             time.sleep(0.01)
-        for process in _KEPT:
-            process.poll()  # else its starter keeps it as a zombie
+        if holder := _KEPT.pop(self.pid, None):
+            _finish(holder)
 
 
 def start_time(pid: int) -> int | None:
@@ -269,44 +313,70 @@ def start_all(
     them all.
 
     Raises:
-        NodeError: one did not come up; those that did are ended.
+        NodeError: one did not come up, or cannot; those that did are ended.
         EnvironmentLacksError: the rights or the programs for it are missing.
     """
     require_namespaces()
-    starting = []
-    nodes: list[Node] = []
+    specs = list(specs)
+    for spec in specs:
+        check_spec(spec)
+    holders: list[subprocess.Popen[str]] = []
     try:
         for spec in specs:
-            check_spec(spec)
             prepare_store(spec)
-            starting.append((spec, _launch(spec, inside, life)))
-        nodes = [_await(spec, process) for spec, process in starting]
+            holders.append(_launch(spec, inside, life))
+        nodes = [_await(spec, holder) for spec, holder in zip(specs, holders, strict=True)]
     except BaseException:
-        for _, process in starting:
-            process.kill()
+        for holder in holders:
+            _kill(holder)
         raise
+    _KEPT.update({node.pid: holder for node, holder in zip(nodes, holders, strict=True)})
     return nodes
 
 
+TOOLS = ("ip", "mount", "nsenter", "pivot_root", "umount", "unshare")
+
+
 def require_namespaces() -> None:
-    """Check for what a node needs: root, four programs, and overlayfs in the kernel.
+    """Check for what a node needs: root, a few programs, namespaces and overlayfs in the kernel.
 
     Raises:
         EnvironmentLacksError: naming exactly what is missing.
     """
-    require("unshare", "nsenter", "mount", "ip")
-    missing = []
-    if os.geteuid() != 0:
-        missing.append("root's rights: run it as root (sudo)")
-    if "overlay" not in Path("/proc/filesystems").read_text().split():
-        missing.append("overlayfs in the kernel: modprobe overlay, or CONFIG_OVERLAY_FS=y")
-    missing += [
-        f"{name} namespaces in the kernel: {option}=y"
-        for name, option in (("net", "CONFIG_NET_NS"), ("pid", "CONFIG_PID_NS"))
-        if not Path(f"/proc/self/ns/{name}").exists()
-    ]
+    release = os.uname().release
+    modules = Path("/lib/modules", release, "modules.dep")
+    kinds = Path("/proc/filesystems").read_text()
+    missing = lacking(
+        uid=os.geteuid(),
+        programs=[tool for tool in TOOLS if shutil.which(tool, path=NODE_PATH)],
+        namespaces=os.listdir("/proc/self/ns"),  # noqa: PTH208 (names)
+        # A module that is not loaded yet is loaded by the first mount.
+        overlayfs="\toverlay\n" in kinds
+        or (modules.exists() and "/overlay.ko" in modules.read_text()),
+    )
     if missing:
         raise EnvironmentLacksError("This machine cannot run builder or lab nodes:", missing)
+
+
+def lacking(
+    *, uid: int, programs: Container[str], namespaces: Container[str], overlayfs: bool
+) -> list[str]:
+    """What a machine with these facts lacks to run nodes, each with how to get it. Pure."""
+    kinds = {"ipc": "IPC_NS", "mnt": "NAMESPACES", "net": "NET_NS", "pid": "PID_NS"}
+    return [
+        *(["root's rights: run it as root (sudo)"] if uid else []),
+        *(f"{tool}: {PACKAGES[tool]}" for tool in TOOLS if tool not in programs),
+        *(
+            f"{name} namespaces in the kernel: CONFIG_{option}=y"
+            for name, option in {**kinds, "uts": "UTS_NS"}.items()
+            if name not in namespaces
+        ),
+        *(
+            []
+            if overlayfs
+            else ["overlayfs in the kernel: modprobe overlay, or CONFIG_OVERLAY_FS=y"]
+        ),
+    ]
 
 
 def _launch(spec: NodeSpec, inside: int | None, life: Life) -> subprocess.Popen[str]:
@@ -325,23 +395,41 @@ def _launch(spec: NodeSpec, inside: int | None, life: Life) -> subprocess.Popen[
         )
 
 
-_KEPT: list[subprocess.Popen[str]] = []  # their stdin is what keeps Life.WITH_STARTER nodes up
+# By the node's process number. Their stdin is what keeps Life.WITH_STARTER nodes up.
+_KEPT: dict[int, subprocess.Popen[str]] = {}
 
 
-def _await(spec: NodeSpec, process: subprocess.Popen[str]) -> Node:
-    assert process.stdout is not None  # noqa: S101 (asked for a pipe)
-    ready, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
-    line = process.stdout.readline().strip() if ready else ""
-    process.stdout.close()
+def _await(spec: NodeSpec, holder: subprocess.Popen[str]) -> Node:
+    assert holder.stdout is not None  # noqa: S101 (asked for a pipe)
+    ready, _, _ = select.select([holder.stdout], [], [], START_TIMEOUT_S)
+    line = holder.stdout.readline().strip() if ready else ""
+    holder.stdout.close()
     pid = int(line) if line.isdigit() else 0
     started = start_time(pid) if pid else None
     if started is None:
-        process.kill()
-        process.wait()
-        said = (spec.store / "start.log").read_text().strip()
-        raise NodeError(f"Node {spec.name} did not come up: {said or 'it gave no reason'}.")
-    _KEPT.append(process)
+        silent = "it gave no reason" if ready else f"no answer within {START_TIMEOUT_S:g} s"
+        said = (spec.store / "start.log").read_text(errors="replace").strip()
+        raise NodeError(f"Node {spec.name} did not come up: {said or silent}.")
     return Node(name=spec.name, pid=pid, started=started, store=spec.store)
+
+
+def _kill(holder: subprocess.Popen[str]) -> None:
+    """End a node that may not be up yet: the holder and the first process are one process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(holder.pid, signal.SIGKILL)
+    _finish(holder)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(holder.pid, 0)
+            time.sleep(0.01)
+
+
+def _finish(holder: subprocess.Popen[str]) -> None:
+    for pipe in (holder.stdin, holder.stdout):
+        if pipe is not None:
+            pipe.close()
+    holder.wait()  # else its starter keeps it as a zombie
 
 
 def write_upper(spec: NodeSpec, files: Mapping[str, str], *, mode: int = 0o644) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from headnode.errors import CommandError, EnvironmentLacksError
 
 TAIL_LINES = 20
 PINNED = {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 GRACE_S = 10.0
 
 
@@ -38,7 +40,7 @@ class Completed:
     @property
     def tail(self) -> str:
         """The last lines of what it printed, errors last."""
-        return last_lines(self.output + self.errors)
+        return last_lines(f"{self.output.rstrip()}\n{self.errors}".lstrip("\n"))
 
 
 def last_lines(text: str, count: int = TAIL_LINES) -> str:
@@ -47,18 +49,43 @@ def last_lines(text: str, count: int = TAIL_LINES) -> str:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of this process, its locale and time zone pinned, and `extra` over it."""
-    return {**os.environ, **PINNED, **(extra or {})}
+    """The environment of this process, its locale and time zone pinned, and `extra` over it.
+
+    PATH has the system's sbin folders too: cron and users' shells on Debian leave them out, and
+    ip(8) is there.
+    """
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path += [folder for folder in SBIN if folder not in path]
+    return {**os.environ, "PATH": os.pathsep.join(path), **PINNED, **(extra or {})}
 
 
 def end_group(process: subprocess.Popen[str], grace_s: float = GRACE_S) -> None:
-    """End the process group that `process` leads: SIGTERM, then SIGKILL after `grace_s`."""
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait_s)
-            return
+    """End the process group that `process` leads: SIGTERM, then SIGKILL after `grace_s`.
+
+    The leader may heed SIGTERM while others of the group do not, so SIGKILL is always sent; until
+    then the leader is not waited for, since it keeps the group's number from being used anew.
+    """
+    _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while not _ended(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _ended(process: subprocess.Popen[str]) -> bool:
+    if process.returncode is not None:
+        return True
+    try:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, process.pid, options) is not None
+    except ChildProcessError:
+        return True
 
 
 def run(
@@ -95,13 +122,16 @@ def run(
             start_new_session=True,
         )
     except FileNotFoundError as error:
+        if cwd is not None and not cwd.is_dir():
+            raise
         raise missing_tool(words[0]) from error
     try:
         output, errors = _collect(process, timeout_s, on_line)
     except subprocess.TimeoutExpired as error:
         end_group(process)
-        what = f"(no end within {timeout_s:g} s)"
-        raise CommandError((*words, what), -signal.SIGKILL, "", remedy=remedy) from error
+        said = _text(error.output) + _text(error.stderr)
+        tail = last_lines(f"{said.rstrip()}\n(no end within {timeout_s:g} s)".lstrip("\n"))
+        raise CommandError(words, -signal.SIGKILL, tail, remedy=remedy) from error
     except BaseException:
         end_group(process)
         raise
@@ -117,44 +147,49 @@ def run(
     return done
 
 
+def _text(said: bytes | str | None) -> str:
+    """What a TimeoutExpired carries: bytes, whatever the pipe was opened as (Python 3.11)."""
+    return said.decode("utf-8", "backslashreplace") if isinstance(said, bytes) else said or ""
+
+
 def _collect(
     process: subprocess.Popen[str], timeout_s: float, on_line: Callable[[str], None] | None
 ) -> tuple[str, str]:
     if on_line is None:
         return process.communicate(timeout=timeout_s)
-    assert process.stdout is not None  # noqa: S101 (asked for a pipe)
+    deadline = time.monotonic() + timeout_s
+    coming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read_lines, args=(process.stdout, coming), daemon=True).start()
     lines: list[str] = []
-    overdue = threading.Event()
-
-    def give_up() -> None:
-        overdue.set()
-        end_group(process)
-
-    watchdog = threading.Timer(timeout_s, give_up)
-    watchdog.start()
     try:
-        _hand_over(process.stdout, lines, on_line)
-        process.wait()
-    finally:
-        watchdog.cancel()
-    if overdue.is_set():
-        raise subprocess.TimeoutExpired(process.args, timeout_s)
+        while (line := coming.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+            lines.append(line)
+            on_line(line.rstrip("\n"))
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except (queue.Empty, subprocess.TimeoutExpired) as error:
+        raise subprocess.TimeoutExpired(process.args, timeout_s, "".join(lines)) from error
     return "".join(lines), ""
 
 
-def _hand_over(stream: IO[str], lines: list[str], on_line: Callable[[str], None]) -> None:
-    for line in stream:
-        lines.append(line)
-        on_line(line.rstrip("\n"))
+def _read_lines(stream: IO[str], coming: queue.SimpleQueue[str | None]) -> None:
+    """Hand over line after line, then None.
+
+    A thread's work, since a descendant with a session of its own may hold the pipe open for ever.
+    """
+    with stream:
+        for line in stream:
+            coming.put(line)
+    coming.put(None)
 
 
 def require(*tools: str) -> None:
-    """Check that each of `tools` is on PATH.
+    """Check that each of `tools` is on the PATH of `environment`.
 
     Raises:
         EnvironmentLacksError: naming all that are not.
     """
-    absent = [tool for tool in tools if shutil.which(tool) is None]
+    path = environment()["PATH"]
+    absent = [tool for tool in tools if shutil.which(tool, path=path) is None]
     if absent:
         raise missing_tool(*absent)
 
@@ -172,7 +207,9 @@ PACKAGES = {
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",
     "mount": "mount (Debian), sys-apps/util-linux (Gentoo)",
     "nsenter": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
+    "pivot_root": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
     "rsync": "rsync (Debian), net-misc/rsync (Gentoo)",
     "ssh": "openssh-client (Debian), net-misc/openssh (Gentoo)",
+    "umount": "mount (Debian), sys-apps/util-linux (Gentoo)",
     "unshare": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
 }

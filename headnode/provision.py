@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from headnode.node import FRESH_IN_NODES, Bind, NodeSpec, write_upper
+from headnode.node import FRESH_IN_NODES, Bind, NodeSpec, mount_of, write_upper
 
 TOOLS = ("ebuild", "egencache", "emaint", "emerge", "emirrordist", "gpkg-sign", "portageq")
 
@@ -30,15 +30,12 @@ def has_portage(root: Path) -> bool:
 
 
 def environment_binds(*, root: Path = Path("/")) -> tuple[Bind, ...]:
-    """What of this Python environment must be bound into a node laid over `root`.
-
-    An overlay shows one file system: what the machine mounts below it is not seen. Over another
-    root than the machine's, all of the environment has to be bound in.
-    """
+    """What of this Python environment must be bound into a node laid over `root`."""
+    mountinfo = Path("/proc/self/mountinfo").read_text()
     return tuple(
         Bind(source=path, target=PurePosixPath(path))
         for path in _environment_paths()
-        if root != Path("/") or not _seen_through(path)
+        if root != Path("/") or not seen_through(path, mountinfo)
     )
 
 
@@ -52,10 +49,15 @@ def _environment_paths() -> Iterator[Path]:
         yield path
 
 
-def _seen_through(path: Path) -> bool:
-    """Whether an overlay of / shows `path`: on the same file system, not under a fresh tmpfs."""
-    fresh = any(path.is_relative_to(folder) for folder in FRESH_IN_NODES)
-    return not fresh and path.stat().st_dev == Path("/").stat().st_dev
+def seen_through(path: Path, mountinfo: str) -> bool:
+    """Whether an overlay of / shows `path`. Pure.
+
+    It shows one mount: not what the machine mounts below / (another disk, but also a folder of the
+    same one, which the device number would not tell), nor what a node has fresh.
+    """
+    if any(path.is_relative_to(folder) for folder in FRESH_IN_NODES):
+        return False
+    return mount_of(path, mountinfo)[0] == Path("/")
 
 
 def provide_emerge(spec: NodeSpec) -> None:

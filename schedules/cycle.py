@@ -19,11 +19,10 @@ from binhost.records import BuildResult, Configuration, Record, read, save
 from config.load import atoms_of
 from headnode.errors import MirrorError, PublishError
 from headnode.files import locked
-from mirror import distfiles, tree
-from mirror.distfiles import Package
+from mirror import distfiles, rsync_output, sets, tree
+from mirror.wanted import Package, plan
+from schedules.observer import Observer
 from schedules.site import Site
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +33,7 @@ class Synced:
     changed: tuple[str, ...]
     fetched: tuple[str, ...]
     present: int
+    by_hand: tuple[str, ...]
 
 
 class Sources(Record):
@@ -44,7 +44,7 @@ class Sources(Record):
     packages: tuple[tuple[str, str], ...]
 
 
-def sync_once(site: Site, *, now: datetime, report: Report) -> Synced:
+def sync_once(site: Site, *, now: datetime, watch: Observer) -> Synced:
     """Sync every repository, and fetch the distfiles of what the sets need.
 
     Raises:
@@ -54,40 +54,58 @@ def sync_once(site: Site, *, now: datetime, report: Report) -> Synced:
     site.require_space()
     stamps, changed = {}, []
     for name, repo in site.cluster.mirror.repos.items():
-        report(f"Syncing {name} from {repo.upstreams[0]}")
-        snapshot = tree.sync_repo(site.state, name, repo, now=now, on_progress=report)
+        watch.say(f"Syncing {name} from {repo.upstreams[0]}")
+        snapshot = tree.sync_repo(
+            site.state, name, repo, now=now, on_progress=_tree_watcher(name, watch)
+        )
         stamps[name] = snapshot.stamp
         if snapshot.changed:
             changed.append(name)
-    snapshots = tree.write_set(site.state, stamps)
+    snapshots = sets.write_set(site.state, stamps)
     packages = {
         package
         for class_name in site.cluster.classes
-        for package in _sources(site, class_name, snapshots, report)
+        for package in _sources(site, class_name, snapshots, watch)
     }
-    wanted = distfiles.plan(
+    wanted = plan(
         site.repos_of(snapshots), [Package(cpv=cpv, repo=repo) for cpv, repo in sorted(packages)]
     )
     got = distfiles.fetch(
-        site.state, wanted, site.cluster.mirror.distfiles, on_progress=report
+        site.state, wanted, site.cluster.mirror.distfiles, on_progress=_files_watcher(watch)
     )
     return Synced(
         snapshots=snapshots,
         changed=tuple(changed),
         fetched=tuple(got.fetched),
         present=len(got.present),
+        by_hand=got.by_hand,
     )
 
 
+def _tree_watcher(name: str, watch: Observer) -> Callable[[rsync_output.Progress], None]:
+    def show(at: rsync_output.Progress) -> None:
+        total = at.size_bytes * 100 / at.percent if at.percent else 0
+        watch.amount(name, at.size_bytes, total, "B")
+
+    return show
+
+
+def _files_watcher(watch: Observer) -> Callable[[distfiles.Progress], None]:
+    def show(at: distfiles.Progress) -> None:
+        watch.amount("distfiles", at.size_bytes, at.size_bytes_total, "B")
+
+    return show
+
+
 def _sources(
-    site: Site, class_name: str, snapshots: str, report: Report
+    site: Site, class_name: str, snapshots: str, watch: Observer
 ) -> tuple[tuple[str, str], ...]:
     shop = site.workshop(class_name, snapshots)
     kept = shop.folder / "sources.json"
     known = _read_sources(kept)
     if known and known.snapshots == snapshots and known.configuration == configuration_of(shop):
         return known.packages
-    report(f"Resolving what class {class_name} needs")
+    watch.say(f"Resolving what class {class_name} needs")
     found = _resolve(shop, snapshots)
     save(kept, found)
     return found.packages
@@ -118,18 +136,16 @@ def newest_set(site: Site) -> str:
     """
     stamps = {}
     for name in site.cluster.mirror.repos:
-        stamp = tree.current_stamp(site.state, name)
-        if stamp is None:
+        snapshot = tree.current_snapshot(site.state, name)
+        if snapshot is None:
             raise MirrorError(
                 f"The repository {name} was never synced.", remedy="Run headnode mirror sync."
             )
-        stamps[name] = stamp
-    return tree.write_set(site.state, stamps)
+        stamps[name] = snapshot.stamp
+    return sets.write_set(site.state, stamps)
 
 
-def build_once(
-    site: Site, class_name: str, *, fresh: bool = False, report: Report
-) -> BuildResult:
+def build_once(site: Site, class_name: str, *, fresh: bool = False, watch: Observer) -> BuildResult:
     """Build what a class needs and its pool lacks, from the newest trees.
 
     Raises:
@@ -147,7 +163,7 @@ def build_once(
             jobs=site.jobs,
             timeout_s=site.cluster.build.timeout_s,
             fresh=fresh,
-            report=report,
+            report=watch.say,
         )
 
 

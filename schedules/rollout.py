@@ -30,7 +30,9 @@ GOOD = frozenset({Result.UPDATED, Result.UNCHANGED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BladeReport:
-    """One blade's pull. `packages` is how many of the generation it has, `changes` what came and went
+    """One blade's pull.
+
+    `packages` is how many of the generation it has, `changes` what came and went
     (`+category/name-version`, `-…`), `seconds` how long it took from the headnode's side.
     """
 

@@ -14,7 +14,7 @@ from config.model import Class, Cluster
 from config.portage import builder_files, http_url
 from headnode.errors import ConfigError
 from headnode.files import require_free_space
-from mirror.tree import read_set, snapshot_path
+from mirror.sets import read_set, set_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +74,8 @@ class Site:
 
     def repos_of(self, set_id: str) -> Mapping[str, Path]:
         """The snapshots of a snapshot set: repository to folder."""
-        stamps = read_set(self.state, set_id)
-        return {name: snapshot_path(self.state, name, stamp) for name, stamp in stamps.items()}
+        names = read_set(self.state, set_id)
+        return {name: set_path(self.state, set_id, name) for name in names}
 
     def workshop(self, class_name: str, set_id: str) -> Workshop:
         """What a class's builder is set up from, with the trees of a snapshot set."""

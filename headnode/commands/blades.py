@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -38,8 +39,17 @@ def list_(settings: Settings, as_json: bool) -> None:
         current = site.binhost(blade.class_name).ring(blade.ring).current()
         rows.append((blade, current.generation if current else None))
     if as_json:
-        show_json([{"name": blade.name, "class": blade.class_name, "ring": blade.ring,
-                    "due_generation": due} for blade, due in rows])
+        show_json(
+            [
+                {
+                    "name": blade.name,
+                    "class": blade.class_name,
+                    "ring": blade.ring,
+                    "due_generation": due,
+                }
+                for blade, due in rows
+            ]
+        )
         return
     table(
         ("blade", "class", "ring", "generation due"),
@@ -49,8 +59,11 @@ def list_(settings: Settings, as_json: bool) -> None:
 
 @blades.command()
 @click.argument("blade")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False),
-              help="Write the files below this folder.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the files below this folder.",
+)
 @click.option("--tar", "as_tar", is_flag=True, help="Write them as a tar to stdout.")
 @json_option
 @click.pass_obj
@@ -67,7 +80,7 @@ def config(
         raise ConfigError(f"{blade} names {len(chosen)} blades.", remedy="Name one.")
     rendered = setup_files(site.cluster, chosen[0], atoms_of(site.klass(chosen[0].class_name)))
     if as_tar:
-        click.get_binary_stream("stdout").write(to_tar(rendered))
+        sys.stdout.buffer.write(to_tar(rendered))
     elif output:
         write_below(output, rendered)
         say(f"Wrote {len(rendered.files)} files below {output}.")

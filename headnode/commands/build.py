@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from headnode.commands.context import Settings, chosen_class, class_option, json_option
-from headnode.console import note, say, show_json
+from headnode.console import Watcher, say, show_json
 from schedules.cycle import build_once
 
 
@@ -20,7 +20,8 @@ def build(settings: Settings, class_name: str | None, fresh: bool, as_json: bool
     Example: headnode build
     """
     site = settings.site()
-    result = build_once(site, chosen_class(site, class_name), fresh=fresh, report=note)
+    with Watcher() as watch:
+        result = build_once(site, chosen_class(site, class_name), fresh=fresh, watch=watch)
     if as_json:
         show_json(result)
         return

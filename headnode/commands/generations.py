@@ -35,14 +35,23 @@ def list_(settings: Settings, class_name: str | None, as_json: bool) -> None:
             rings.setdefault(current.generation, []).append(ring)
     known = [binhost.generations.read(number) for number in binhost.generations.numbers()]
     if as_json:
-        show_json([{**each.model_dump(mode="json"), "rings": rings.get(each.number, [])}
-                   for each in known])
+        show_json(
+            [
+                {**each.model_dump(mode="json"), "rings": rings.get(each.number, [])}
+                for each in known
+            ]
+        )
         return
     table(
         ("generation", "made", "packages", "rings", "note"),
         (
-            (each.number, f"{each.made:%Y-%m-%d %H:%M} UTC", len(each.packages),
-             ", ".join(rings.get(each.number, [])) or "-", each.why)
+            (
+                each.number,
+                f"{each.made:%Y-%m-%d %H:%M} UTC",
+                len(each.packages),
+                ", ".join(rings.get(each.number, [])) or "-",
+                each.why,
+            )
             for each in known
         ),
     )

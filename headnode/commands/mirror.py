@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from headnode.commands.context import Settings, json_option, now
-from headnode.console import note, say, show_json
+from headnode.console import Watcher, say, show_json
 from schedules.cycle import sync_once
 
 
@@ -25,7 +25,8 @@ def sync(settings: Settings, as_json: bool) -> None:
 
     Example: headnode mirror sync
     """
-    done = sync_once(settings.site(), now=now(), report=note)
+    with Watcher() as watch:
+        done = sync_once(settings.site(), now=now(), watch=watch)
     if as_json:
         show_json(done)
         return
@@ -34,3 +35,5 @@ def sync(settings: Settings, as_json: bool) -> None:
         f"Trees {trees} (snapshot set {done.snapshots}). "
         f"Distfiles: {len(done.fetched)} fetched, {done.present} there already."
     )
+    if done.by_hand:
+        say(f"To be fetched by hand (RESTRICT=fetch): {', '.join(done.by_hand)}")

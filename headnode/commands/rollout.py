@@ -47,9 +47,15 @@ def show_reports(reports: list[BladeReport]) -> None:
     table(
         ("blade", "ring", "generation", "packages", "changed", "result", "seconds"),
         (
-            (each.blade, each.ring, each.generation or "-", each.packages or "-",
-             sum(change.startswith("+") for change in each.changes), each.result,
-             f"{each.seconds:.1f}")
+            (
+                each.blade,
+                each.ring,
+                each.generation or "-",
+                each.packages or "-",
+                sum(change.startswith("+") for change in each.changes),
+                each.result,
+                f"{each.seconds:.1f}",
+            )
             for each in reports
         ),
     )

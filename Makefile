@@ -1,0 +1,44 @@
+# Two commands: `make demo` shows the main job, `make test` checks all of it. Both set up what they
+# need (bootstrap.sh). `make help` lists the rest.
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+
+.PHONY: ready
+ready: ## install what is missing: system packages (as root), .venv
+	@./bootstrap.sh
+
+.PHONY: demo
+demo: ready ## the main job in a lab of 4 blades; KEEP=1 leaves it running
+	@$(PY) -m headnode.demo $(if $(KEEP),--keep)
+
+.PHONY: lint
+lint: ready ## style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+.PHONY: test
+test: lint ## lint, types and tests: what CI runs
+	@$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+.PHONY: test-full
+test-full: lint ## every test, the long ones too
+	@$(PY) -m pytest -q $(ARGS)
+
+.PHONY: lab58
+lab58: ready ## the cycle with 58 blades, for real
+	@$(PY) -m pytest -q tests/test_fleet.py $(ARGS)
+
+.PHONY: docs
+docs: ready ## renew what is generated in docs/
+	@$(PY) -m config.reference > docs/options.md
+	@$(PY) -m headnode.reference > docs/commands.md
+
+.PHONY: clean
+clean: ## remove the environment, the lab and all caches
+	@! test -x .venv/bin/headnode || .venv/bin/headnode lab down
+	@rm -rf .venv .lab dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""`python -m headnode`: the same as the program `headnode`."""
+
+from headnode.cli import main
+
+main()

@@ -1,0 +1,266 @@
+"""The main job, on real parts: rsyncd upstream, emerge in the builder, HTTP, emerge on 3 blades.
+
+The tests tell one story, in their order, in one lab.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headnode.rehearsal import Rehearsal
+from mirror.upstream.assemble import bump, read_assembled
+from mirror.upstream.packages import Step
+
+pytestmark = pytest.mark.lab
+
+BLADES = ("blade01", "blade02", "blade03")
+
+
+def ask(running: Rehearsal, *words: str) -> Any:
+    """What a command prints as JSON."""
+    return json.loads(running.headnode(*words, "--json").output)
+
+
+def on(running: Rehearsal, blade: str, *command: str) -> str:
+    """What a command prints on a blade."""
+    return running.lab.node(blade).run(list(command), timeout_s=300).output.strip()
+
+
+def installed(running: Rehearsal, blade: str) -> set[str]:
+    """What a blade's /var/db/pkg has, `category/name-version`."""
+    found = on(running, blade, "find", "/var/db/pkg", "-mindepth", "2", "-maxdepth", "2")
+    return {path.removeprefix("/var/db/pkg/") for path in found.splitlines()}
+
+
+def upstream_has(running: Rehearsal) -> set[str]:
+    """The newest version of every package upstream."""
+    known = read_assembled(running.upstream).packages
+    return {f"{name}-{version}" for name, version in known.items()}
+
+
+def requests_upstream(running: Rehearsal) -> str:
+    return (running.upstream / "http.log").read_text()
+
+
+def night(running: Rehearsal) -> dict[str, Any]:
+    """One cycle: everything that a night does."""
+    return {
+        "sync": ask(running, "mirror", "sync"),
+        "build": ask(running, "build"),
+        "publish": ask(running, "publish"),
+        "promote": ask(running, "promote", "--ring", "fleet"),
+        "rollout": ask(running, "rollout", "run"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def machine_is_left_alone() -> Iterator[None]:
+    """No test changes the machine's mounts, its network, or its Portage files."""
+    before = machine()
+    yield
+    assert machine() == before
+
+
+def machine() -> dict[str, object]:
+    def listing(folder: str) -> list[str]:
+        return sorted(str(path) for path in Path(folder).rglob("*"))
+
+    return {
+        "mounts": sorted(Path("/proc/mounts").read_text().splitlines()),
+        "links": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "etc": sorted(path.name for path in Path("/etc").iterdir()),
+        "portage": listing("/etc/portage") + listing("/var/db/pkg") + listing("/var/cache/binpkgs"),
+        "netns": listing("/run/netns"),
+        "hosts": Path("/etc/hosts").read_text(),
+    }
+
+
+def test_a_ring_without_a_deployment_is_said_by_every_blade(running: Rehearsal) -> None:
+    done = running.headnode("rollout", "run", "--json", check=False)
+    assert done.code == 1
+    for report in json.loads(done.output):
+        assert report["result"] == "failed"
+        assert "has nothing for this ring yet" in report["error"]
+
+
+def test_a_publish_before_a_build_says_what_to_run_first(running: Rehearsal) -> None:
+    done = running.headnode("publish", check=False)
+    assert (done.code, done.errors) == (
+        1,
+        "headnode: Nothing was built yet. Run headnode build first.\n",
+    )
+
+
+def test_the_tree_and_the_sources_are_mirrored(running: Rehearsal) -> None:
+    done = ask(running, "mirror", "sync")
+    assert done["changed"] == ["gentoo"]
+    assert done["fetched"]
+    distfiles = running.lab.folder / "state/mirror/distfiles"
+    assert (distfiles / "layout.conf").exists()
+    for name in done["fetched"]:
+        assert len(list(distfiles.glob(f"??/{name}"))) == 1
+
+
+def test_the_set_is_built_once_into_packages(running: Rehearsal) -> None:
+    done = ask(running, "build")
+    assert set(done["built"]) == upstream_has(running)
+    staging = running.lab.folder / "state/build/blade/staging"
+    assert {str(path.relative_to(staging)) for path in staging.rglob("*.gpkg.tar")} == set(
+        done["packages"]
+    )
+    logs = running.lab.folder / "state/build/blade/logs"
+    assert len(list(logs.glob("*:*:*.log"))) == len(done["built"])
+
+
+def test_a_publish_puts_a_generation_in_front_of_the_first_ring_only(running: Rehearsal) -> None:
+    done = ask(running, "publish", "--note", "first")
+    assert done["generation"]["number"] == 1
+    assert done["deployment"]["ring"] == "canary"
+    rings = running.lab.folder / "state/binhost/blade/rings"
+    assert (rings / "canary/current/Packages.gz").exists()
+    assert not (rings / "fleet").exists()
+
+
+def test_plain_emerge_installs_from_the_ring_with_the_rendered_files_alone(
+    running: Rehearsal,
+) -> None:
+    on(running, "blade01", "emerge", "--sync", "--quiet")
+    done = on(running, "blade01", "emerge", "--getbinpkgonly", "--oneshot", "sys-apps/bladeinfo")
+    assert "bladeinfo 1.0" in on(running, "blade01", "bladeinfo", "--version")
+    assert {"sys-apps/bladeinfo-1.0", "dev-libs/libblade-1.0"} == installed(running, "blade01")
+    assert "[ebuild" not in done
+
+
+def test_every_blade_pulls_the_generation(running: Rehearsal) -> None:
+    ask(running, "promote", "--ring", "fleet")
+    reports = ask(running, "rollout", "run")
+    assert [(each["blade"], each["ring"], each["result"]) for each in reports] == [
+        ("blade01", "canary", "updated"),
+        ("blade02", "fleet", "updated"),
+        ("blade03", "fleet", "updated"),
+    ]
+    for blade in BLADES:
+        assert installed(running, blade) == upstream_has(running)
+        assert on(running, blade, "cat", "/var/lib/portage/world_sets") == "@blade"
+        assert "bladeinfo 1.0" in on(running, blade, "bladeinfo", "--version")
+
+
+def test_a_blade_plans_nothing_more_afterwards(running: Rehearsal) -> None:
+    plan = on(running, "blade02", "emerge", "--pretend", "--update", "--deep", "--newuse", "@world")
+    assert "[binary" not in plan
+    assert "[ebuild" not in plan
+
+
+def test_a_night_without_news_builds_nothing_publishes_nothing_and_starts_no_emerge(
+    running: Rehearsal,
+) -> None:
+    asked = requests_upstream(running)
+    done = night(running)
+    assert done["sync"]["changed"] == []
+    assert done["sync"]["fetched"] == []
+    assert done["build"]["built"] == []
+    assert (done["publish"]["moved"], done["promote"]["moved"]) == (False, False)
+    assert [(each["result"], each["emerge_started"]) for each in done["rollout"]] == [
+        ("unchanged", False)
+    ] * 3
+    assert requests_upstream(running) == asked
+
+
+def test_a_new_version_upstream_reaches_every_blade_and_nothing_else_is_rebuilt(
+    running: Rehearsal,
+) -> None:
+    version = bump(running.upstream, "sys-apps/bladeinfo")
+    done = night(running)
+    assert done["build"]["built"] == [f"sys-apps/bladeinfo-{version}"]
+    assert done["publish"]["new_packages"] == [f"sys-apps/bladeinfo/bladeinfo-{version}-1.gpkg.tar"]
+    for report in done["rollout"]:
+        assert report["changes"] == [
+            "-sys-apps/bladeinfo-1.0",
+            f"+sys-apps/bladeinfo-{version}",
+        ]
+    for blade in BLADES:
+        assert f"bladeinfo {version}" in on(running, blade, "bladeinfo", "--version")
+
+
+def test_a_library_s_new_sub_slot_rebuilds_what_links_to_it_and_no_more(
+    running: Rehearsal,
+) -> None:
+    version = bump(running.upstream, "dev-libs/libblade", Step.MAJOR)
+    done = night(running)
+    names = {cpv.rpartition("-")[0] for cpv in done["build"]["built"]}
+    assert names == {"dev-libs/libblade", "sys-apps/bladeinfo", "app-misc/bladecount"}
+    for blade in BLADES:
+        assert f"dev-libs/libblade-{version}" in installed(running, blade)
+        assert "not found" not in on(running, blade, "sh", "-c", "ldd $(command -v bladeinfo)")
+
+
+def test_a_blade_that_is_off_is_told_apart_and_the_others_go_on(running: Rehearsal) -> None:
+    running.lab.node("blade03").stop()
+    bump(running.upstream, "app-misc/bladecount")
+    for words in (("mirror", "sync"), ("build",), ("publish",), ("promote", "--ring", "fleet")):
+        running.headnode(*words)
+    done = running.headnode("rollout", "run", "--json", check=False)
+    assert done.code == 3
+    assert [each["result"] for each in json.loads(done.output)] == [
+        "updated",
+        "updated",
+        "unreached",
+    ]
+
+
+def test_a_broken_configuration_is_refused_with_its_line(running: Rehearsal) -> None:
+    broken = running.lab.folder / "broken.toml"
+    broken.write_text(running.config.read_text().replace("fanout =", "fan_out ="))
+    line = broken.read_text().splitlines().index("fan_out = 16") + 1
+    words = ["-m", "headnode", "--config", str(broken), "build"]
+    done = running.lab.headnode.run(
+        [running.argv()[running.argv().index("-m") - 1], *words], timeout_s=60, check=False
+    )
+    assert done.code == 2
+    assert done.errors == (
+        f"headnode: {broken}:{line}: rollout.fan_out: unknown key. Did you mean `fanout`?\n"
+    )
+
+
+def test_an_unknown_package_is_named_and_the_rings_stay_as_they_are(running: Rehearsal) -> None:
+    good = running.config.read_text()
+    before = ask(running, "generations", "list")
+    running.config.write_text(
+        good.replace('"cluster-meta/blade"', '"cluster-meta/blade", "app-misc/nonesuch"')
+    )
+    try:
+        done = running.headnode("build", check=False)
+    finally:
+        running.config.write_text(good)
+    assert done.code == 1
+    assert 'there are no ebuilds to satisfy "app-misc/nonesuch"' in done.errors
+    assert "cluster.toml" in done.errors
+    assert ask(running, "generations", "list") == before
+
+
+def test_a_half_there_upstream_changes_nothing(running: Rehearsal) -> None:
+    tree = running.upstream / "tree"
+    current = (running.lab.folder / "state/mirror/repos/gentoo/current").readlink()
+    (tree / "profiles").rename(tree.parent / "profiles.away")
+    try:
+        done = running.headnode("mirror", "sync", check=False)
+    finally:
+        (tree.parent / "profiles.away").rename(tree / "profiles")
+    assert done.code == 1
+    assert "profiles" in done.errors
+    assert (running.lab.folder / "state/mirror/repos/gentoo/current").readlink() == current
+
+
+def test_an_upstream_that_is_down_is_named_and_what_was_served_still_is(
+    running: Rehearsal,
+) -> None:
+    running.lab.node("upstream").stop()
+    done = running.headnode("mirror", "sync", check=False)
+    assert done.code == 1
+    assert "rsync://upstream:8730/gentoo-portage" in done.errors
+    reports = ask(running, "rollout", "run", "--nodes", "blade01")
+    assert reports[0]["result"] == "unchanged"
+    on(running, "blade01", "emerge", "--getbinpkgonly", "--oneshot", "app-misc/colours")
