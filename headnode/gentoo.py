@@ -12,7 +12,6 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from headnode.errors import MirrorError
 
@@ -197,9 +196,10 @@ def _source(
 
 def _expand(uri: str, mirrors: Mapping[str, tuple[str, ...]]) -> Iterable[str]:
     """Give the addresses that `uri` stands for: none for a bare name or an unknown mirror."""
-    parts = urlsplit(uri)
-    if parts.scheme == "mirror":
-        for base in mirrors.get(parts.netloc, ()):
-            yield f"{base.rstrip('/')}{parts.path}"
-    elif parts.scheme:
+    scheme, apart, rest = uri.partition("://")
+    if scheme == "mirror":
+        name, _, path = rest.partition("/")
+        for base in mirrors.get(name, ()):
+            yield f"{base.rstrip('/')}/{path}"
+    elif apart:
         yield uri

@@ -238,9 +238,7 @@ class Run:
 
     def one(self, wanted: Wanted) -> Reasons | None:
         """Fetch one file into place; None if that went well, else each address with why not."""
-        addresses, reasons = (
-            self.mirrors.addresses(wanted) if wanted.mirrored else ([], [])
-        )
+        addresses, reasons = self.mirrors.addresses(wanted) if wanted.mirrored else ([], [])
         for address in (*addresses, *wanted.uris):
             why = self.from_address(address, wanted)
             if not why:

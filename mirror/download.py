@@ -16,7 +16,6 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 CHUNK = 1 << 18
 MIN_RATE_BPS = 1024
@@ -123,8 +122,9 @@ def download(
 
 
 def _open(url: str, *, have: int, timeout_s: float) -> Any:
-    if urlsplit(url).scheme not in SCHEMES:
-        raise AddressError(f"{urlsplit(url).scheme}: is not fetched, only http and https")
+    scheme = url.partition(":")[0]
+    if scheme.lower() not in SCHEMES:
+        raise AddressError(f"{scheme}: is not fetched, only http and https")
     headers = {"User-Agent": "headnode", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 LIBC = ctypes.CDLL(None)
 CONNECT_S = 30.0
-GRACE_S = 5.0
+GRACE_S = 2.0
 POLL_S = 0.5
 # As Portage's own rsync: what an upstream may hold beside the tree.
 NOT_THE_TREE = ("/distfiles", "/local", "/packages", "/.git")
@@ -80,10 +80,13 @@ def build_argv(
 
     Files become 0644 and folders 0755 whatever upstream has, since rsyncd reads them as
     nobody. Never
-    `--inplace`: it writes through the hard links of older snapshots.
+    `--inplace`: it writes through the hard links of older snapshots. Modification times are
+    compared to the nanosecond (window -1), or a file that is rewritten within a second at the same
+    size, as timestamp.chk is, would count as unchanged.
     """
     return [
         *("--recursive", "--links", "--safe-links", "--times", "--omit-dir-times"),
+        "--modify-window=-1",
         *("--perms", "--chmod=D755,F644", "--whole-file", "--delete", "--compress", "--no-motd"),
         *("--info=progress2", "--no-human-readable", "--stats", "--out-format=%i %n"),
         f"--timeout={max(1, round(stall_s))}",

@@ -59,6 +59,7 @@ def test_argv_is_complete_and_never_in_place(tmp_path: Path) -> None:
         "--safe-links",
         "--times",
         "--omit-dir-times",
+        "--modify-window=-1",
         "--perms",
         "--chmod=D755,F644",
         "--whole-file",
