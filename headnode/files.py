@@ -59,16 +59,20 @@ def point_symlink(link: Path, target: str | Path) -> None:
     beside = link.with_name(f".{link.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
-    beside.replace(link)
+    try:
+        beside.replace(link)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     sync_folder(link.parent)
 
 
 def remove_tree(path: Path) -> None:
     """Remove `path` and all below it, if it is there. Never follows a symlink."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def digests(path: Path, *names: str) -> dict[str, str]:

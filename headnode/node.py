@@ -39,8 +39,8 @@ from headnode.process import PACKAGES, PINNED, Completed, environment, run
 START_TIMEOUT_S = 60.0
 NODE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FRESH_IN_NODES = (Path("/dev"), Path("/run"), Path("/tmp"))  # noqa: S108 (a mount point)
-# File systems that overlayfs takes no upper folder on (overlayfs.rst, "Upper and Lower"): a container
-# engine's own root, and what lacks whiteouts or trusted.* attributes.
+# File systems that overlayfs takes no upper folder on (overlayfs.rst, "Upper and Lower"): a
+# container engine's own root, and what lacks whiteouts or trusted.* attributes.
 NO_UPPER = frozenset({"9p", "cifs", "exfat", "nfs", "nfs4", "overlay", "vfat"})
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 
@@ -175,11 +175,13 @@ def setup_script(spec: NodeSpec, life: Life) -> str:
             "umount -l .old",
             "rmdir .old",
         ]
+    stay = "cat <&3" if life is Life.WITH_STARTER else "sleep infinity"
     lines += [
         "cd /",
         'echo "$pid"',
-        "trap '' CHLD",  # inherited over exec: the kernel then reaps what the node orphans
-        "exec cat > /dev/null" if life is Life.WITH_STARTER else "exec sleep infinity > /dev/null",
+        "exec 3<&0 > /dev/null",
+        f"{stay} &",
+        "wait",  # for any child: the shell reaps what the node orphans, too
     ]
     return "\n".join(lines)
 

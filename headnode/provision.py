@@ -73,6 +73,8 @@ def provide_emerge(spec: NodeSpec) -> None:
     _link(spec.upper / "share/portage", Path(sys.prefix) / "share/portage")
     if not (spec.lower / "usr/bin/gtar").exists():
         _link(spec.upper / "usr/local/bin/gtar", Path("/usr/bin/tar"))
+    if not any((spec.lower / name / "python3").exists() for name in ("usr/bin", "usr/local/bin")):
+        _link(spec.upper / "usr/local/bin/python3", Path(sys.executable))  # what the pull is run by
 
 
 def _link(link: Path, target: Path) -> None:

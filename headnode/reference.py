@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import click
@@ -28,13 +29,19 @@ def _options(command: click.Command, name: str) -> Iterator[str]:
     context = click.Context(command, info_name=name)
     for parameter in command.params:
         record = parameter.get_help_record(context)
-        if record:
+        if record and record[1]:
             yield f"- `{record[0]}`: {record[1]}"
+
+
+def parts(command: click.Command) -> tuple[str, str]:
+    """A command's help as its summary, and the rest (its example)."""
+    summary, _, rest = inspect.cleandoc(command.help or "").partition("\n\n")
+    return summary, rest
 
 
 def section(name: str, command: click.Command) -> str:
     """One command's part of the page."""
-    summary, _, rest = (command.help or "").partition("\n\n")
+    summary, rest = parts(command)
     example = rest.removeprefix("Example: ").strip()
     usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=name)))
     lines = [f"## {name}", "", f"`{name} {usage}`", "", summary]
@@ -45,8 +52,8 @@ def section(name: str, command: click.Command) -> str:
 
 def render() -> str:
     """The whole page."""
-    parts = [section(name, command) for name, command in commands(cli, "headnode")]
-    return INTRO + "\n" + "\n".join(parts)
+    sections = [section(name, command) for name, command in commands(cli, "headnode")]
+    return INTRO + "\n" + "\n".join(sections)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from headnode import reference
@@ -63,9 +64,8 @@ def test_the_page_of_commands_is_current() -> None:
 
 
 @pytest.mark.parametrize("name, command", list(reference.commands(cli, "headnode")))
-def test_every_command_has_a_sentence_and_an_example(name: str, command: object) -> None:
-    text = command.help  # type: ignore[attr-defined]
-    summary, _, rest = text.partition("\n\n")
+def test_every_command_has_a_sentence_and_an_example(name: str, command: click.Command) -> None:
+    summary, rest = reference.parts(command)
     assert summary.endswith(".")
     assert rest.startswith("Example: ")
     assert rest.removeprefix("Example: ").split()[0] == "headnode"

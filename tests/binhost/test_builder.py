@@ -1,0 +1,322 @@
+"""The builder with real emerge: what is built is what is needed and lacking, and nothing else.
+
+All tests share one builder, as a night's builds do: each moves it on from where it is.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binhost import builder
+from binhost.build import build, explain_failure, last_result
+from binhost.emerge import Failure
+from binhost.pool import package_names
+from binhost.publish import Binhost, publish
+from headnode.errors import BuildError
+from mirror.upstream import metadata
+from mirror.upstream.assemble import bump
+from mirror.upstream.packages import Step
+from mirror.upstream.tarballs import place
+
+pytestmark = pytest.mark.lab
+
+EBUILD = """EAPI=8
+DESCRIPTION="A package of the tests"
+HOMEPAGE="https://blades.example/"
+{src_uri}
+LICENSE="GPL-2+"
+SLOT="0"
+KEYWORDS="amd64"
+{body}
+"""
+GOOD = "src_install() { echo fine > fine; insinto /usr/share/${PN}; doins fine; }"
+BROKEN = """src_compile() {
+	for number in {1..40}; do echo "line ${number}"; done
+	die "no compiler likes this"
+}"""
+
+
+def write_ebuild(works: Any, package: str, body: str, distfile: str = "") -> None:
+    """Put `package` (category/name-version) into the tree, indexed as an upstream does."""
+    category, _, version = package.partition("/")
+    folder = works.upstream / "tree" / category / version.rpartition("-")[0]
+    folder.mkdir(exist_ok=True)
+    if distfile:
+        place(works.upstream / "distfiles", distfile, b"any content")
+    source = f'SRC_URI="mirror://blades/{distfile}"' if distfile else 'S="${WORKDIR}"'
+    (folder / f"{version}.ebuild").write_text(EBUILD.format(src_uri=source, body=body))
+    metadata.index(works.upstream / "tree", works.upstream / "distfiles")
+
+
+def pool_publish(works: Any) -> None:
+    """Publish the last build."""
+    host = Binhost(
+        class_name="blade",
+        folder=works.state / "binhost/blade",
+        build_folder=works.state / "build/blade",
+        pool_url="http://h/pool",
+    )
+    publish(host, "canary", why="", now=datetime.now(UTC), repos_of=lambda _: {})
+
+
+def test_every_package_of_the_set_has_a_package_file_in_staging(works: Any) -> None:
+    assert set(works.result.packages) == package_names(works.first)
+    assert [name.rpartition("/")[2] for name in works.result.packages] == [
+        "motd-blade-1.0-1.gpkg.tar",
+        "pwgen-0-1.gpkg.tar",
+        "bladecount-1.0-1.gpkg.tar",
+        "colours-1.0-1.gpkg.tar",
+        "hello-0-1.gpkg.tar",
+        "tree-0-1.gpkg.tar",
+        "blade-1.0-1.gpkg.tar",
+        "libblade-1.0-1.gpkg.tar",
+        "bladeinfo-1.0-1.gpkg.tar",
+        "nodekeys-1.0-1.gpkg.tar",
+    ]
+    assert len(works.result.built) == 10
+
+
+def test_progress_is_told_a_line_a_step_and_each_package_has_a_log(works: Any) -> None:
+    assert works.reports[0].startswith("10 packages to build: dev-libs/libblade-1.0, ")
+    assert "Completed (10 of 10) cluster-meta/blade-1.0::gentoo" in works.reports
+    logs = [path.name for path in works.shop().logs.glob("*.log")]
+    assert len([name for name in logs if name.startswith("dev-libs:libblade-1.0:")]) == 1
+
+
+def test_the_machine_is_as_it_was(works: Any) -> None:
+    assert works.machine_now() == works.machine_before
+    assert (works.shop().folder / "upper/usr/bin/bladeinfo").exists()
+    assert not Path("/usr/bin/bladeinfo").exists()
+
+
+def test_a_second_build_starts_nothing(works: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def unexpected(*args: Any, **kwargs: Any) -> Iterator[None]:
+        pytest.fail("the builder was started")
+        yield
+
+    monkeypatch.setattr(builder, "running", unexpected)
+    reports: list[str] = []
+    started = time.monotonic()
+    result = works.build("first", reports=reports)
+    assert time.monotonic() - started < 0.5
+    assert (result.built, result.packages, result.seconds) == ((), works.result.packages, 0.0)
+    assert reports == ["Nothing changed since the last build."]
+
+
+def test_the_builder_has_no_network_and_does_not_see_the_state_folder(works: Any) -> None:
+    with builder.running(works.shop()) as node:
+        links = node.run(["ip", "-o", "link"], timeout_s=10).output.splitlines()
+        routes = node.run(["ip", "route"], timeout_s=10).output
+        state = node.run(["ls", "-A", works.state], timeout_s=10, check=False)
+    assert [line.split(": ")[1] for line in links] == ["lo"]
+    assert routes == ""
+    assert state.output == ""
+
+
+def test_what_a_killed_emerge_left_is_swept_and_its_stale_index_not_believed(works: Any) -> None:
+    staging = works.shop().staging
+    (staging / "Packages").unlink()
+    (staging / "Packages.gz").unlink()
+    empty = staging / "app-misc/hello/hello-0-2.gpkg.tar"
+    half = staging / "app-misc/hello/hello-0-2.gpkg.tar.4711"
+    empty.touch()
+    half.write_bytes(b"half")
+    with builder.running(works.shop()) as node:
+        assert {step.kind for step in builder.closure(node)} == {"binary"}
+    assert not empty.exists()
+    assert not half.exists()
+
+
+def test_half_a_removed_upper_does_not_pass_for_a_whole_one(
+    works: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shop = works.shop()
+    kept = shop.folder / "root.json"
+    before = kept.read_text()
+
+    def stop(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(builder, "remove_tree", stop)
+        with builder.running(shop, fresh=True):
+            pass
+    assert not kept.exists()
+    kept.write_text(before)  # nothing was removed, after all
+
+
+def test_an_unknown_atom_is_one_paragraph_that_names_it(works: Any) -> None:
+    with pytest.raises(BuildError) as error:
+        works.build("unknown", "app-misc/nope")
+    assert str(error.value) == (
+        "There is no ebuild for app-misc/nope, which @blade needs. Correct `packages` (or the "
+        "world file, USE, keywords) of the class in cluster.toml, or sync the mirror if the "
+        "package is new."
+    )
+
+
+def test_a_masked_package_is_explained_in_emerges_words(works: Any) -> None:
+    with pytest.raises(BuildError) as error:
+        works.build("masked", package_mask=("app-misc/colours",))
+    assert error.value.what.splitlines()[:2] == [
+        "emerge finds no way to install @blade:",
+        '!!! All ebuilds that could satisfy "app-misc/colours" have been masked.',
+    ]
+
+
+def test_a_package_that_does_not_compile_is_named_with_phase_log_and_end_and_the_rest_stays(
+    works: Any,
+) -> None:
+    write_ebuild(works, "app-misc/broken-1", BROKEN)
+    write_ebuild(works, "app-misc/fine-1", GOOD)
+    extra = ("app-misc/broken", "app-misc/fine")
+    with pytest.raises(BuildError) as error:
+        works.build("broken", *extra)
+    logs = list(works.shop().logs.glob("app-misc:broken-1:*.log"))
+    assert len(logs) == 1
+    lines = error.value.what.splitlines()
+    assert lines[0] == (
+        f"app-misc/broken-1 did not build: its compile phase failed. Log: {logs[0]}. It ends:"
+    )
+    assert len(lines) == 1 + 20
+    assert " * ERROR: app-misc/broken-1::gentoo failed (compile phase):" in lines
+    assert error.value.remedy == (
+        "\nWhat was built stays. Correct the cause and run headnode build again."
+    )
+    assert (works.shop().staging / "app-misc/fine/fine-1-1.gpkg.tar").exists()
+
+    write_ebuild(works, "app-misc/broken-1", GOOD)
+    assert works.build("mended", *extra).built == ("app-misc/broken-1",)
+
+
+def test_a_missing_distfile_is_named_with_what_to_do_and_a_failed_install_is_no_binary(
+    works: Any,
+) -> None:
+    write_ebuild(works, "app-misc/unfetched-1", "", "unfetched-1.tar.gz")
+    write_ebuild(works, "app-misc/unmerged-1", 'pkg_preinst() { die "not here"; }')
+    for path in works.upstream.glob("distfiles/*/unfetched-1.tar.gz"):
+        path.unlink()
+    with pytest.raises(BuildError) as error:
+        works.build("unfetched", "app-misc/unfetched", "app-misc/unmerged")
+    what = error.value.what
+    assert (
+        "app-misc/unfetched-1 did not build: its fetch phase failed. "
+        "The mirror has no unfetched-1.tar.gz. Log: "
+    ) in what
+    assert "app-misc/unmerged-1 did not build: its preinst phase failed. Log: " in what
+    assert error.value.remedy == (
+        "\nheadnode mirror sync fetches what is missing, headnode mirror add takes a file. "
+        "What was built stays. Correct the cause and run headnode build again."
+    )
+    assert list(works.shop().staging.glob("app-misc/unmerged/*")) == []
+
+
+def test_a_build_that_takes_too_long_is_ended_and_says_which_limit(works: Any) -> None:
+    write_ebuild(works, "app-misc/slow-1", "src_compile() { sleep 300; }")
+    shop = works.shop("app-misc/slow")
+    with pytest.raises(BuildError) as error:
+        build(shop, class_name="blade", snapshots="slow", atoms=(), jobs=2, timeout_s=4)
+    out = shop.logs / "emerge.out"
+    assert str(error.value) == (
+        f"emerge was ended: it took longer than 4 s. Log: {out}. What was built stays. "
+        "Run headnode build again; [build] timeout_s in cluster.toml is the limit."
+    )
+    assert ">>> Emerging (1 of 1) app-misc/slow-1::gentoo" in out.read_text()
+
+
+def test_a_bump_builds_just_that_package(works: Any) -> None:
+    version = bump(works.upstream, "app-admin/pwgen")
+    result = works.build("pwgen")
+    assert result.built == (f"app-admin/pwgen-{version}",)
+    assert f"app-admin/pwgen/pwgen-{version}-1.gpkg.tar" in result.packages
+
+
+def test_a_moved_sub_slot_rebuilds_the_library_and_its_two_dependants_only(works: Any) -> None:
+    before = works.build("pwgen")
+    version = bump(works.upstream, "dev-libs/libblade", Step.MAJOR)
+    result = works.build("subslot")
+    assert set(result.built) == {
+        f"dev-libs/libblade-{version}",
+        "app-misc/bladecount-1.0",
+        "sys-apps/bladeinfo-1.0",
+    }
+    assert set(result.packages) - set(before.packages) == {
+        f"dev-libs/libblade/libblade-{version}-1.gpkg.tar",
+        "app-misc/bladecount/bladecount-1.0-2.gpkg.tar",
+        "sys-apps/bladeinfo/bladeinfo-1.0-2.gpkg.tar",
+    }
+    assert len(result.packages) == len(before.packages)
+
+
+def test_changed_use_of_one_package_rebuilds_that_one_under_the_next_build_id(works: Any) -> None:
+    result = works.build("subslot", package_use=("app-misc/colours truecolour",))
+    assert result.built == ("app-misc/colours-1.0",)
+    assert "app-misc/colours/colours-1.0-2.gpkg.tar" in result.packages
+
+
+def test_use_changed_back_takes_the_earlier_binary(works: Any) -> None:
+    result = works.build("subslot")
+    assert result.built == ()
+    assert "app-misc/colours/colours-1.0-1.gpkg.tar" in result.packages
+
+
+def test_a_fresh_builder_is_refilled_from_the_pool_and_builds_on_it(works: Any) -> None:
+    packages = works.build("subslot").packages
+    pool_publish(works)
+    upper = works.shop().folder / "upper"
+    (upper / "usr/share/left-behind").write_text("by an earlier build")
+    result = works.build("subslot", fresh=True)
+    assert (result.built, result.packages) == ((), packages)
+    assert not (upper / "usr/share/left-behind").exists()
+
+    version = bump(works.upstream, "app-misc/bladecount", Step.REVISION)
+    result = works.build("refill")
+    assert result.built == (f"app-misc/bladecount-{version}",)
+    said = (works.shop().logs / "emerge.out").read_text()
+    assert ">>> Emerging binary (1 of 2) dev-libs/libblade-" in said
+    assert (upper / "usr/bin/bladecount").exists()
+
+
+def test_a_package_that_the_pool_lost_is_built_anew_under_a_name_never_given(works: Any) -> None:
+    result = works.build("refill")
+    pool_publish(works)
+    name = next(name for name in result.packages if "/hello/" in name)
+    (works.shop().pool.folder / name).unlink()
+    result = works.build("refill")
+    assert result.built == ("app-misc/hello-0",)
+    assert name not in result.packages
+    assert name.replace("-1.gpkg", "-2.gpkg") in result.packages
+    pool_publish(works)
+    assert package_names(works.shop().staging).isdisjoint(result.packages)
+
+
+def test_a_damaged_record_of_the_last_build_is_none(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{")
+    assert last_result(tmp_path) is None
+
+
+def test_a_failure_without_a_log_or_a_name_is_still_explained(tmp_path: Path) -> None:
+    lost = Failure(package="a/b-1", phase="", log="/var/tmp/portage/a/b-1/temp/build.log")
+    assert explain_failure([lost], "", tmp_path).what == (
+        "a/b-1 did not build: its unknown phase failed. Log: none. It ends:\n"
+    )
+    assert str(explain_failure([], "no room left", tmp_path)) == (
+        "emerge failed without naming a package:\nno room left \nWhat was built stays. Correct "
+        f"the cause and run headnode build again. Log: {tmp_path / 'emerge.out'}."
+    )
+
+
+def test_another_root_is_told_by_its_packages(tmp_path: Path) -> None:
+    package = tmp_path / "var/db/pkg/sys-libs/glibc-2.41"
+    package.mkdir(parents=True)
+    before = builder.root_digest(tmp_path)
+    assert builder.root_digest(tmp_path) == before
+    os.utime(package, (1, 1))
+    assert builder.root_digest(tmp_path) != before

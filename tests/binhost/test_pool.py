@@ -1,0 +1,158 @@
+"""A name in the pool never changes its content, whatever happens while it is filled."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binhost import pool as module
+from binhost.index import field, join_entries
+from binhost.pool import Pool, clear_staging
+from headnode.errors import PublishError
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    return tmp_path / "staging"
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    return Pool(folder=tmp_path / "pool")
+
+
+def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every file with its inode, change time and content."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_ino,
+            path.stat().st_mtime_ns,
+            path.read_bytes(),
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_package_enters_by_a_link_and_with_an_entry(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    name = make_package(staging, "a-1")
+    entries = pool.add(staging, [name])
+    assert entries == pool.entries()
+    assert (pool.folder / name).samefile(staging / name)
+    assert (pool.folder / name).stat().st_mode & 0o777 == 0o644
+    assert field(entries[name], "SIZE") == str((staging / name).stat().st_size)
+
+
+def test_adding_twice_changes_nothing(pool: Pool, staging: Path, make_package: Any) -> None:
+    names = [make_package(staging, "a-1"), make_package(staging, "b-2")]
+    pool.add(staging, names)
+    before = state(pool.folder)
+    pool.add(staging, names)
+    assert state(pool.folder) == before
+    clear_staging(staging, pool.entries())
+    pool.add(staging, names)
+    assert state(pool.folder) == before
+
+
+def test_old_entries_stay_as_they_are_when_others_come(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    first = pool.add(staging, [make_package(staging, "b-1")])
+    second = pool.add(staging, [make_package(staging, "a-1")])
+    assert first.items() < second.items()
+    assert list(second) == sorted(second)
+    assert pool.entries_file.read_text() == join_entries(second.values())
+
+
+def test_the_same_name_with_other_content_is_refused_and_changes_nothing(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    name = make_package(staging, "a-1")
+    pool.add(staging, [name])
+    (staging / name).unlink()
+    make_package(staging, "a-1", image=b"other")
+    before = state(pool.folder)
+    with pytest.raises(PublishError) as error:
+        pool.add(staging, [name])
+    assert str(error.value) == (
+        f"The pool has another {name}; a published name never changes its content. "
+        f"Remove {staging / name} and build the package again."
+    )
+    assert state(pool.folder) == before
+
+
+def test_a_file_that_no_entry_names_is_not_written_over(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    name = make_package(staging, "a-1")
+    make_package(pool.folder, "a-1", image=b"other")
+    before = state(pool.folder)
+    with pytest.raises(PublishError, match="The pool has another app-misc/a/a-1-1"):
+        pool.add(staging, [name])
+    assert state(pool.folder) == before
+
+
+def test_a_crash_between_link_and_entry_is_healed_by_the_next_add(
+    pool: Pool, staging: Path, make_package: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = make_package(staging, "a-1")
+
+    def stop(*args: Any) -> None:
+        (pool.folder / ".entries.half").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_atomic", stop)
+        pool.add(staging, [name])
+    assert (pool.folder / name).exists()
+    assert pool.entries() == {}
+    assert list(pool.add(staging, [name])) == [name]
+    assert sorted(path.name for path in pool.folder.iterdir()) == ["app-misc", "entries"]
+
+
+def test_a_linked_package_without_an_entry_is_entered_even_if_staging_lost_it(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    name = make_package(pool.folder, "a-1")
+    assert list(pool.add(staging, [name])) == [name]
+
+
+def test_nothing_is_linked_when_one_of_several_is_not_whole(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    good, bad = make_package(staging, "a-1"), make_package(staging, "b-1")
+    (staging / bad).write_bytes(b"")
+    with pytest.raises(PublishError, match=r"b-1-1\.gpkg\.tar is not a whole gpkg: empty file"):
+        pool.add(staging, [good, bad])
+    assert pool.files() == set()
+
+
+def test_a_package_that_is_nowhere_is_named(pool: Pool, staging: Path) -> None:
+    with pytest.raises(PublishError) as error:
+        pool.add(staging, ["app-misc/a/a-1-1.gpkg.tar"])
+    assert str(error.value) == (
+        f"app-misc/a/a-1-1.gpkg.tar was built, but is neither in {staging} nor in the pool. "
+        "Run headnode build again."
+    )
+
+
+def test_staging_keeps_what_the_pool_has_not(pool: Pool, staging: Path, make_package: Any) -> None:
+    published, built = make_package(staging, "a-1"), make_package(staging, "a-2")
+    (staging / "Packages").write_text("stale")
+    clear_staging(staging, pool.add(staging, [published]))
+    assert list(state(staging)) == [built]
+
+
+def test_ten_thousand_entries_are_read_in_a_fraction_of_a_second(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    name = make_package(staging, "a-1", RDEPEND="dev-libs/x " * 30)
+    entry = pool.add(staging, [name])[name]
+    many = (entry.replace("a-1-1", f"a-1-{number}") for number in range(10_000))
+    pool.entries_file.write_text(join_entries(many))
+    started = time.process_time()
+    assert len(pool.entries()) == 10_000
+    assert time.process_time() - started < 0.5

@@ -1,0 +1,270 @@
+"""Publishing: all of it or none, whatever is wrong and wherever it is killed."""
+
+import gzip
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binhost.index import field, parse_entries
+from binhost.publish import Binhost, Published, promote, publish
+from headnode.errors import BusyError, PublishError
+from headnode.files import locked
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def binhost(tmp_path: Path) -> Binhost:
+    return host(tmp_path)
+
+
+def host(folder: Path) -> Binhost:
+    return Binhost(
+        class_name="blade",
+        folder=folder / "binhost/blade",
+        build_folder=folder / "build/blade",
+        pool_url="http://headnode/binhost/blade/pool",
+    )
+
+
+def go(binhost: Binhost, ring: str = "canary") -> Published:
+    tree = binhost.folder.parents[1] / "tree"
+    return publish(binhost, ring, why="", now=NOW, repos_of=lambda _: {"gentoo": tree})
+
+
+def served(binhost: Binhost, ring: str = "canary") -> tuple[int, set[str]]:
+    """The generation that a ring serves and the CPVs of its index, each file of it checked."""
+    folder = (binhost.folder / "rings" / ring / "current").resolve(strict=True)
+    said = json.loads((folder / "deployment.json").read_bytes())
+    for name, digest in said["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    content = (folder / "Packages").read_text()
+    assert gzip.decompress((folder / "Packages.gz").read_bytes()).decode() == content
+    assert (folder / "repos/gentoo").is_symlink()
+    entries = parse_entries(content.partition("\n\n")[2])
+    for name, entry in entries.items():
+        data = (binhost.pool.folder / name).read_bytes()
+        assert field(entry, "SHA1") == hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    return said["generation"], {str(field(entry, "CPV")) for entry in entries.values()}
+
+
+def tree_of(folder: Path) -> dict[str, bytes | str]:
+    """Every file and link below `folder`, lock files left out."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink())
+        if path.is_symlink()
+        else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or (path.is_file() and path.name != ".lock")
+    }
+
+
+@pytest.fixture
+def old(binhost: Binhost, make_package: Any, finished: Any) -> Binhost:
+    """A binhost whose canary ring has a generation of a-1."""
+    finished(binhost.build_folder, make_package(binhost.staging, "a-1"))
+    go(binhost)
+    return binhost
+
+
+def build_more(binhost: Binhost, make_package: Any, finished: Any) -> None:
+    """What a build leaves that went from a-1 to a-2, and added b."""
+    names = [make_package(binhost.staging, pf) for pf in ("a-2", "b-1")]
+    (binhost.staging / "Packages").write_text("Portage's own")
+    finished(binhost.build_folder, *names, snapshots="s2")
+
+
+def test_what_was_built_is_in_front_of_the_ring_and_staging_is_empty(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    assert served(old) == (1, {"app-misc/a-1"})
+    build_more(old, make_package, finished)
+    done = go(old)
+    assert done.moved
+    assert done.new_packages == ("app-misc/a/a-2-1.gpkg.tar", "app-misc/b/b-1-1.gpkg.tar")
+    assert served(old) == (2, {"app-misc/a-2", "app-misc/b-1"})
+    assert tree_of(old.staging) == {}
+
+
+def test_publishing_again_writes_nothing(old: Binhost) -> None:
+    before = tree_of(old.folder)
+    done = go(old)
+    assert (done.moved, done.new_packages, done.deployment.sequence) == (False, (), 1)
+    assert tree_of(old.folder) == before
+
+
+def test_a_package_of_yesterdays_index_is_still_in_the_pool(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    before = {name: data for name, data in tree_of(old.pool.folder).items() if name != "entries"}
+    build_more(old, make_package, finished)
+    go(old)
+    assert before.items() <= tree_of(old.pool.folder).items()
+
+
+def test_a_ring_gets_its_index_anew_when_the_headnode_has_another_address(old: Binhost) -> None:
+    moved = Binhost(
+        class_name=old.class_name,
+        folder=old.folder,
+        build_folder=old.build_folder,
+        pool_url="http://10.0.0.1/binhost/blade/pool",
+    )
+    done = go(moved)
+    assert (done.moved, done.deployment.sequence, done.generation.number) == (True, 2, 1)
+    assert moved.ring("canary").pool_url() == "http://10.0.0.1/binhost/blade/pool"
+    assert not go(moved).moved
+
+
+def test_an_older_generation_goes_in_front_of_a_ring_as_a_newer_deployment(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    build_more(old, make_package, finished)
+    second = go(old).deployment
+    repos: Callable[[str], dict[str, Path]] = lambda _: {"gentoo": old.folder}  # noqa: E731
+    back = promote(old, "canary", 1, now=NOW, repos_of=repos)
+    assert back.deployment.sequence == 3
+    assert back.deployment.timestamp > second.timestamp
+    assert served(old) == (1, {"app-misc/a-1"})
+    assert promote(old, "fleet", None, now=NOW, repos_of=repos).generation.number == 2
+
+
+def test_nothing_built_is_an_error_with_what_to_do(binhost: Binhost) -> None:
+    with pytest.raises(PublishError) as error:
+        go(binhost)
+    assert str(error.value) == "Nothing was built yet. Run headnode build first."
+
+
+def test_a_damaged_build_record_is_not_taken_for_none(old: Binhost) -> None:
+    (old.build_folder / "result.json").write_text("{")
+    with pytest.raises(PublishError, match=r"result\.json is damaged"):
+        go(old)
+
+
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_a_damaged_pool_leaves_the_ring_as_it_was(
+    old: Binhost, make_package: Any, finished: Any, content: bytes | None
+) -> None:
+    build_more(old, make_package, finished)
+    result = go(old, "other").generation
+    before = tree_of(old.folder / "rings/canary")
+    broken = old.pool.folder / result.packages[0]
+    broken.unlink()
+    if content is not None:
+        broken.write_bytes(content)
+    with pytest.raises(PublishError, match="its index entry says"):
+        go(old)
+    assert tree_of(old.folder / "rings/canary") == before
+
+
+def test_a_package_that_is_not_whole_changes_nothing(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    build_more(old, make_package, finished)
+    path = old.staging / "app-misc/b/b-1-1.gpkg.tar"
+    path.write_bytes(path.read_bytes()[:1500])
+    before = tree_of(old.folder)
+    with pytest.raises(PublishError, match="is not a whole gpkg"):
+        go(old)
+    assert tree_of(old.folder) == before
+
+
+def test_two_publishes_at_once_the_second_is_told_who_is_at_work(old: Binhost) -> None:
+    path = old.folder / ".lock"
+    with locked(path, "headnode publish"), pytest.raises(BusyError) as error:
+        go(old)
+    assert str(error.value) == (
+        f"headnode publish (process {os.getpid()}) holds {path}. "
+        "Wait for it to end, then run this again."
+    )
+
+
+def test_a_publish_during_a_build_leaves_staging_to_emerge(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    build_more(old, make_package, finished)
+    before = tree_of(old.staging)
+    with locked(old.build_folder / ".lock", "headnode build"):
+        assert go(old).moved
+    assert tree_of(old.staging) == before
+    go(old)
+    assert tree_of(old.staging) == {}
+
+
+EFFECTS = ("fsync", "link", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir", "utime")
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[None]:
+    """Kill this process instead of letting it take its `step`-th effect on the disk."""
+    taken = 0
+
+    def watched(effect: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal taken
+            taken += 1
+            if taken == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return effect(*args, **kwargs)
+
+        return call
+
+    kept = {name: getattr(os, name) for name in EFFECTS}
+    for name, effect in kept.items():
+        setattr(os, name, watched(effect))
+    try:
+        yield
+    finally:
+        for name, effect in kept.items():
+            setattr(os, name, effect)
+
+
+def publish_killed_at(binhost: Binhost, step: int) -> bool:
+    """Publish in a process of its own that is killed at `step`; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with killed_at(step):
+                go(binhost)
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    return status != 0
+
+
+def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_next_one_ends_well(
+    tmp_path: Path, make_package: Any, finished: Any
+) -> None:
+    old_state, new_state = (1, {"app-misc/a-1"}), (2, {"app-misc/a-2", "app-misc/b-1"})
+    seen, step = [], 0
+    while True:
+        step += 1
+        binhost = host(tmp_path / str(step))
+        finished(binhost.build_folder, make_package(binhost.staging, "a-1"))
+        go(binhost)
+        build_more(binhost, make_package, finished)
+        if not publish_killed_at(binhost, step):
+            break
+        seen.append(served(binhost))
+        assert seen[-1] in (old_state, new_state)
+        go(binhost)
+        assert served(binhost) == new_state
+        assert tree_of(binhost.staging) == {}
+        assert not [path for path in binhost.folder.rglob(".*") if path.name != ".lock"]
+        assert binhost.generations.numbers() == [1, 2]
+        assert binhost.pool.files() == set(binhost.pool.entries())
+    # Old up to one point and new from there on; and there were many points.
+    assert sorted(seen, key=lambda state: state[0]) == seen
+    assert len(seen) > 40
+    assert seen.count(old_state) > 30
+    assert seen.count(new_state) > 3
