@@ -36,6 +36,7 @@ INTERRUPTED = 130  # as a shell counts a command ended by SIGINT
 @click.option(
     "--config",
     "config_path",
+    envvar="HEADNODE_CONFIG",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Configuration file  [default: ./cluster.toml, then /etc/headnode/cluster.toml]",
 )

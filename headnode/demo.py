@@ -92,7 +92,7 @@ The lab stays up. Look closer:
   .venv/bin/headnode lab exec blade01 ls /var/db/pkg/sys-apps
   .venv/bin/headnode lab exec blade02 emerge --pretend --verbose --update --deep @blade
   .venv/bin/headnode lab exec blade03 cat /var/log/headnode-pull.log
-  .venv/bin/headnode lab exec headnode .venv/bin/headnode --config {config} generations list
+  .venv/bin/headnode lab exec headnode headnode generations list
 and take it down:
   .venv/bin/headnode lab down
 """
@@ -133,7 +133,7 @@ def main() -> int:
     finally:
         if not kept:
             rehearsal.down(running)
-        say((LOOK if kept else HOW).format(folder=options.lab, config=running.config))
+        say(LOOK if kept else HOW.format(folder=options.lab))
 
 
 def clear(folder: Path) -> None:

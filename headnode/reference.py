@@ -34,9 +34,9 @@ def _options(command: click.Command, name: str) -> Iterator[str]:
 
 
 def parts(command: click.Command) -> tuple[str, str]:
-    """A command's help as its summary, and the rest (its example)."""
-    summary, _, rest = inspect.cleandoc(command.help or "").partition("\n\n")
-    return summary, rest
+    """A command's help: what it does, and its example."""
+    summary, _, example = inspect.cleandoc(command.help or "").rpartition("\n\n")
+    return summary, example
 
 
 def section(name: str, command: click.Command) -> str:

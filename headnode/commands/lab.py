@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import click
 from blades import lab as labs
 from headnode import rehearsal
 from headnode.console import note, say
-from headnode.node import Life
+from headnode.node import NODE_PATH, Life
 
 lab_option = click.option(
     "--lab",
@@ -46,8 +47,18 @@ def up(count: int, folder: Path, root: Path) -> None:
     """
     running = rehearsal.up(folder, count, lower=root, life=Life.UNTIL_STOPPED, report=note)
     rehearsal.start_headnode(running, Life.UNTIL_STOPPED)
-    say(f"{count} blades are up in {folder}. What to do next, in the lab's headnode:")
-    say(f"  headnode lab exec headnode headnode --config {running.config} mirror sync")
+    say(f"{count} blades are up in {folder}, and their headnode serves. Go on with:")
+    for words in NEXT:
+        say(f"  headnode lab exec {words}")
+
+
+NEXT = (
+    "headnode headnode mirror sync",
+    "headnode headnode build",
+    "headnode headnode publish",
+    "headnode headnode rollout run --nodes blade01",
+    "blade01 bladeinfo --version",
+)
 
 
 @lab.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -57,9 +68,17 @@ def up(count: int, folder: Path, root: Path) -> None:
 def exec(folder: Path, node: str, command: tuple[str, ...]) -> None:  # noqa: A001 (its name)
     """Run COMMAND in NODE: a blade, `headnode` or `upstream`.
 
+    In `headnode`, the headnode command uses the lab's configuration.
+
     Example: headnode lab exec blade01 emerge --pretend --update @world
     """
-    argv = labs.load(folder).node(node).argv(command)
+    found = labs.load(folder)
+    variables = {"TERM": os.environ.get("TERM", "dumb")}
+    if node == labs.HEADNODE:
+        variables["PATH"] = f"{sys.prefix}/bin:{NODE_PATH}"
+        variables["HEADNODE_CONFIG"] = str(found.folder / "cluster.toml")
+    setting = [f"{name}={value}" for name, value in variables.items()]
+    argv = found.node(node).argv(["env", *setting, *command])
     os.execvp(argv[0], argv)  # noqa: S606 (its terminal and its exit code are the command's)
 
 

@@ -170,7 +170,7 @@ def lab(here: Path) -> Iterator[Path]:
 def test_a_lab_goes_up_runs_commands_and_comes_down(lab: Path) -> None:
     up = headnode("lab", "up", "2", folder=lab)
     assert up.returncode == 0, up.stderr
-    assert "2 blades are up in .lab." in up.stdout
+    assert "2 blades are up in .lab, and their headnode serves." in up.stdout
     assert headnode("lab", "exec", "blade02", "hostname", folder=lab).stdout == "blade02\n"
     assert headnode("lab", "exec", "blade01", "sh", "-c", "exit 7", folder=lab).returncode == 7
     again = headnode("lab", "up", "2", folder=lab)
