@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -15,11 +15,15 @@ from binhost.emerge import (
     build_argv,
     lacking,
     parse_failures,
+    plain,
     progress_line,
+    unfetched,
 )
+from binhost.index import name_of
+from binhost.pool import package_names
 from binhost.records import BuildResult, Configuration, read, save
 from config.portage import LOGDIR
-from headnode.errors import BuildError, PublishError
+from headnode.errors import BuildError, CommandError, PublishError
 from headnode.node import Node
 from headnode.process import last_lines
 
@@ -27,18 +31,14 @@ Report = Callable[[str], None]
 
 
 def pool_name(step: Step) -> str:
-    """The name in the pool (and below PKGDIR) of a binary that emerge chose. Pure.
-
-    Source: portage.dbapi.bintree, `_allocate_filename_multi`.
-    """
-    from portage.versions import cpv_getkey
-
-    version = PurePosixPath(step.cpv).name
-    return f"{cpv_getkey(step.cpv)}/{version}-{step.build_id}.gpkg.tar"
+    """The name in the pool (and below PKGDIR) of a binary that emerge chose. Pure."""
+    if step.build_id is None:
+        raise ValueError(f"{step.cpv} is no binary")
+    return name_of(step.cpv, step.build_id)
 
 
 def last_result(folder: Path) -> BuildResult | None:
-    """The last good build in a class's build folder."""
+    """The last good build in a class's build folder; None as well if its record is damaged."""
     try:
         return read(folder / "result.json", BuildResult)
     except PublishError:
@@ -85,7 +85,7 @@ def build(
     last = last_result(shop.folder)
     if not fresh and last is not None and still_good(last, shop, snapshots):
         report("Nothing changed since the last build.")
-        return last.model_copy(update={"built": ()})
+        return last.model_copy(update={"built": (), "seconds": 0.0})
     started = time.monotonic()
     with builder.running(shop, fresh=fresh) as node:
         plan = builder.closure(node)
@@ -121,31 +121,66 @@ def _complete(plan: list[Step]) -> tuple[str, ...]:
 def _emerge(
     node: Node, shop: Workshop, wanted: list[str], *, jobs: int, timeout_s: float, report: Report
 ) -> None:
-    def show(line: str) -> None:
-        if text := progress_line(line):
-            report(text)
+    before = package_names(shop.staging)
+    with (shop.logs / "emerge.out").open("w", buffering=1) as out:
 
-    done = node.run(build_argv(wanted, jobs=jobs), timeout_s=timeout_s, check=False, on_line=show)
-    (shop.logs / "emerge.out").write_text(done.output)
+        def show(line: str) -> None:
+            print(line, file=out)
+            if text := progress_line(line):
+                report(text)
+
+        argv = build_argv(wanted, jobs=jobs)
+        try:
+            done = node.run(argv, timeout_s=timeout_s, check=False, on_line=show)
+        except CommandError as error:
+            raise BuildError(
+                f"emerge was ended: it took longer than {timeout_s:g} s. Log: {out.name}.",
+                remedy="What was built stays. Run headnode build again; [build] timeout_s in "
+                "cluster.toml is the limit.",
+            ) from error
     if done.code:
-        raise explain_failure(parse_failures(done.output), done.tail, shop.logs)
+        failures = parse_failures(done.output)
+        _drop_failed(shop.staging, failures, before)
+        raise explain_failure(failures, done.tail, shop.logs)
+
+
+def _drop_failed(staging: Path, failures: Iterable[Failure], before: set[str]) -> None:
+    """Drop what was packed and then failed to install: it would pass for good the next time."""
+    failed = {failure.package for failure in failures}
+    for name in package_names(staging) - before:
+        path = PurePosixPath(name)
+        if f"{path.parts[0]}/{path.name.rpartition('-')[0]}" in failed:
+            (staging / name).unlink()
 
 
 def explain_failure(failures: list[Failure], tail: str, logs: Path) -> BuildError:
     """The error for packages that did not build: each with its phase, its log and its end."""
+    again = "What was built stays. Correct the cause and run headnode build again."
     if not failures:
-        return BuildError(f"emerge failed without naming a package:\n{tail}")
-    parts = [_describe(failure, logs) for failure in failures]
-    return BuildError(
-        "\n".join(parts),
-        remedy="\nWhat was built stays. Correct the cause and run headnode build again.",
-    )
+        return BuildError(
+            f"emerge failed without naming a package:\n{tail}",
+            remedy=f"\n{again} Log: {logs / 'emerge.out'}.",
+        )
+    parts: list[str] = []
+    absent: list[str] = []
+    for failure in failures:
+        log = _log_path(failure, logs)
+        text = plain(log.read_text(errors="replace")) if log and log.is_file() else ""
+        files = unfetched(text)
+        absent += files
+        phase = failure.phase or ("fetch" if files else "unknown")
+        said = f" The mirror has no {', '.join(files)}." if files else ""
+        parts.append(
+            f"{failure.package} did not build: its {phase} phase failed.{said} "
+            f"Log: {log or 'none'}. It ends:\n{last_lines(text)}"
+        )
+    if absent:
+        fetch = "headnode mirror sync fetches what is missing, headnode mirror add takes a file."
+        again = f"{fetch} {again}"
+    return BuildError("\n".join(parts), remedy=f"\n{again}")
 
 
-def _describe(failure: Failure, logs: Path) -> str:
-    log = logs / PurePosixPath(failure.log).relative_to(LOGDIR) if failure.log else None
-    text = log.read_text(errors="replace") if log and log.is_file() else ""
-    return (
-        f"{failure.package} did not build: its {failure.phase} phase failed. "
-        f"Log: {log or 'none'}. It ends:\n{last_lines(text)}"
-    )
+def _log_path(failure: Failure, logs: Path) -> Path | None:
+    """Where the log that emerge names lies on the headnode."""
+    path = PurePosixPath(failure.log)
+    return logs / path.relative_to(LOGDIR) if path.is_relative_to(LOGDIR) else None

@@ -19,15 +19,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from binhost.emerge import Step, closure_argv, explain_no_plan, parse_plan, sources_argv
-from binhost.index import HEADER_KEYS, render
-from binhost.pool import Pool
+from binhost.emerge import (
+    Step,
+    closure_argv,
+    explain_no_plan,
+    parse_plan,
+    sources_argv,
+    unknown_atom,
+)
+from binhost.index import HEADER_KEYS, field, render
+from binhost.pool import SUFFIX, Pool
 from config.portage import (
     BUILDER_MIRROR,
     BUILDER_POOL,
@@ -45,6 +53,7 @@ from headnode.process import Completed
 from headnode.provision import environment_binds, provide_emerge
 
 PLAN_TIMEOUT_S = 900.0
+REMEDY = "Correct `packages` (or the world file, USE, keywords) of the class in cluster.toml"
 CACHES = ("/var/cache/binhost", "/var/cache/edb", "/var/tmp/portage")  # noqa: S108 (in the node)
 
 
@@ -111,11 +120,12 @@ def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
     mark = json.dumps({"root": str(shop.root), "digest": root_digest(shop.root)})
     kept = shop.folder / "root.json"
     if fresh or not kept.exists() or kept.read_text() != mark:
+        kept.unlink(missing_ok=True)  # first: half an upper must not pass for a whole one
         remove_tree(spec.upper)
-        kept.unlink(missing_ok=True)
     for folder in (spec.upper, shop.staging, shop.logs, shop.distfiles, shop.pool.folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(kept, mark)
+    _sweep(shop.staging)
     _write_pool_index(shop)
     provide_emerge(spec)
     for name in (ETC, *CACHES):
@@ -126,10 +136,33 @@ def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
         (spec.upper / link.lstrip("/")).symlink_to(target)
 
 
+def _sweep(staging: Path) -> None:
+    """Drop what a killed emerge left: empty place-holders, half-written files, its locks."""
+    for path in staging.glob("*/*/*"):
+        if path.is_file() and (not path.name.endswith(SUFFIX) or path.stat().st_size == 0):
+            path.unlink()
+
+
 def _write_pool_index(shop: Workshop) -> None:
-    entries = shop.pool.entries().values()
-    content, _ = render({}, entries, timestamp=int(time.time()), uri=f"file://{BUILDER_POOL}")
+    """Offer the builder every package of the pool whose file is whole, and reserve other names.
+
+    Portage numbers a build one higher than the highest that it sees and whose name is free. A
+    damaged or a never entered package must not be seen, nor may its name be given again.
+    """
+    entries, files = shop.pool.entries(), shop.pool.files()
+    whole = {name: entry for name, entry in entries.items() if _is_whole(shop.pool, name, entry)}
+    for name in (entries.keys() | files) - whole.keys():
+        (shop.staging / name).parent.mkdir(parents=True, exist_ok=True)
+        (shop.staging / name).touch()
+    content, _ = render(
+        {}, whole.values(), timestamp=int(time.time()), uri=f"file://{BUILDER_POOL}"
+    )
     write_atomic(shop.folder / "index" / "Packages", content)
+
+
+def _is_whole(pool: Pool, name: str, entry: str) -> bool:
+    path = pool.folder / name
+    return path.is_file() and field(entry, "SIZE") == str(path.stat().st_size)
 
 
 @contextmanager
@@ -167,12 +200,17 @@ def sources(node: Node) -> list[Step]:
 
 
 def _plan(done: Completed) -> list[Step]:
-    if done.code:
-        why = explain_no_plan(done.output + done.errors)
+    said = done.output + done.errors
+    if done.code and (unknown := unknown_atom(said)):
+        atom, needed_by = unknown
         raise BuildError(
-            f"emerge finds no way to install @blade:\n{why}",
-            remedy="\nCorrect `packages` (or the world file, USE, keywords) of the class in "
-            "cluster.toml, or sync the mirror if the package is new.",
+            f"There is no ebuild for {atom}, which {needed_by} needs.",
+            remedy=f"{REMEDY}, or sync the mirror if the package is new.",
+        )
+    if done.code:
+        raise BuildError(
+            f"emerge finds no way to install @blade:\n{explain_no_plan(said)}",
+            remedy=f"\n{REMEDY}.",
         )
     return parse_plan(done.output)
 
@@ -192,8 +230,27 @@ def read_header(node: Node) -> dict[str, str]:
 def _variables(node: Node, names: tuple[str, ...]) -> dict[str, str]:
     if not names:
         return {}
-    done = node.run(["portageq", "envvar", *names], timeout_s=PLAN_TIMEOUT_S, check=False)
-    values = done.output.splitlines()
-    if len(values) != len(names):
-        raise BuildError(f"portageq says nothing useful of this profile:\n{done.tail}")
-    return {name: value for name, value in zip(names, values, strict=True) if value}
+    # It exits 1 if any of them is not set; what it warns of goes to stderr.
+    done = node.run(["portageq", "envvar", "-v", *names], timeout_s=PLAN_TIMEOUT_S, check=False)
+    try:
+        return parse_variables(done.output, names)
+    except ValueError as error:
+        raise BuildError(
+            f"portageq says nothing useful of this profile:\n{done.tail}",
+            remedy="\nCorrect `profile` of the class in cluster.toml.",
+        ) from error
+
+
+def parse_variables(output: str, names: tuple[str, ...]) -> dict[str, str]:
+    """What `portageq envvar -v` printed: the variables that have a value, in one line each. Pure.
+
+    Raises:
+        ValueError: one of `names` is not there.
+    """
+    values = {}
+    for word in shlex.split(output):
+        name, _, value = word.partition("=")
+        values[name] = " ".join(value.split())  # the index has a line a variable
+    if missing := [name for name in names if name not in values]:
+        raise ValueError(f"no {', '.join(missing)}")
+    return {name: values[name] for name in names if values[name]}

@@ -140,11 +140,16 @@ def progress_line(line: str) -> str | None:
     return line.removeprefix(">>> ").removesuffix(", Log file:")
 
 
-UNSATISFIED = re.compile(r"there are no ebuilds .*satisfy \"(?P<atom>[^\"]+)\"")
+UNSATISFIED = re.compile(
+    r'there are no ebuilds to satisfy "(?P<atom>[^"]+)"'
+    r'(?:.*\n+\(dependency required by "(?P<by>[^"]+)")?'
+)
 NOISE = (
+    "!!! Invalid binary package",  # a name that the builder reserved with an empty file
     "!!! Problem with sandbox",
     "Calculating dependencies",
     "Dependency resolution took",
+    "Error reading binpkg",
     "For more information, see the MASKED PACKAGES",
     "These are the packages",
     "Total:",
@@ -158,9 +163,13 @@ def explain_no_plan(output: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith(NOISE))
 
 
-def unknown_atoms(output: str) -> tuple[str, ...]:
-    """The atoms that emerge says no ebuild satisfies, masked ones not among them."""
-    return tuple(dict.fromkeys(found["atom"] for found in UNSATISFIED.finditer(output)))
+def unknown_atom(output: str) -> tuple[str, str] | None:
+    """The atom that no ebuild satisfies, and what needs it; None if that was not the reason.
+
+    emerge stops at the first. Masked packages are another matter.
+    """
+    found = UNSATISFIED.search(output)
+    return (found["atom"], found["by"] or "@blade") if found else None
 
 
 def lacking(plan: Sequence[Step]) -> list[str]:

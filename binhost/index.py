@@ -40,6 +40,9 @@ HEADER_KEYS = (
 )
 
 
+DAMAGED = "It is damaged: put the file `entries` back from a backup."
+
+
 @functools.cache
 def _bintree() -> Any:
     """A bintree of Portage's without a folder: it knows the keys, and reads nothing."""
@@ -57,6 +60,8 @@ def make_entry(path: Path, pool_path: PurePosixPath) -> str:
     Raises:
         PublishError: it is no whole gpkg, or its name is not its content's.
     """
+    from portage.exception import InvalidDependString
+
     tree = _bintree()
     metadata = read_metadata(path)
     stat = path.stat()
@@ -71,7 +76,13 @@ def make_entry(path: Path, pool_path: PurePosixPath) -> str:
         "SHA1": hashes["sha1"],
         "_mtime_": str(int(stat.st_mtime)),
     }
-    tree._eval_use_flags(entry["CPV"], entry)
+    try:
+        tree._eval_use_flags(entry["CPV"], entry)
+    except InvalidDependString as error:
+        raise PublishError(
+            f"{path} has dependencies that Portage cannot read: {error}.",
+            remedy="Correct its ebuild, remove the file and build the package again.",
+        ) from error
     index = tree._new_pkgindex()
     index.packages.append(entry)
     return _body(index)
@@ -86,13 +97,24 @@ def cpv_of(metadata: Mapping[str, str], pool_path: PurePosixPath) -> str:
     category = metadata.get("CATEGORY", "").strip()
     version = metadata.get("PF", "").strip()
     build_id = metadata.get("BUILD_ID", "").strip()
-    expected = f"{version}-{build_id}.gpkg.tar"
-    if pool_path.parts[0] != category or pool_path.name != expected:
+    cpv = f"{category}/{version}"
+    expected = name_of(cpv, build_id)
+    if str(pool_path) != expected:
         raise PublishError(
-            f"{pool_path} says of itself that it is {category}/{expected}.",
+            f"{pool_path} says of itself that it is {expected}.",
             remedy="Remove it from the staging folder and build the package again.",
         )
-    return f"{category}/{version}"
+    return cpv
+
+
+def name_of(cpv: str, build_id: int | str) -> str:
+    """The name in the pool (and below PKGDIR) of a build of a package. Pure.
+
+    Source: portage.dbapi.bintree, `_allocate_filename_multi`.
+    """
+    from portage.versions import cpv_getkey
+
+    return f"{cpv_getkey(cpv)}/{PurePosixPath(cpv).name}-{build_id}.gpkg.tar"
 
 
 def _body(index: Any) -> str:
@@ -103,16 +125,34 @@ def _body(index: Any) -> str:
 
 
 def parse_entries(text: str) -> dict[str, str]:
-    """Entries by their PATH, each as it stands."""
-    blocks = (block.strip("\n") for block in text.split("\n\n"))
-    return {_path_of(block): block + "\n" for block in blocks if block}
+    """Entries by their PATH, each as it stands.
+
+    Raises:
+        PublishError: one has no PATH, or two have the same.
+    """
+    blocks = [block for each in text.split("\n\n") if (block := each.strip("\n"))]
+    entries = {_path_of(block): block + "\n" for block in blocks}
+    if len(entries) < len(blocks):
+        raise PublishError(
+            f"The index has {len(blocks)} entries for {len(entries)} files.", remedy=DAMAGED
+        )
+    return entries
+
+
+def field(entry: str, key: str) -> str | None:
+    """The value of a key in an entry as it stands; None if it has none."""
+    _, found, rest = f"\n{entry}".partition(f"\n{key}: ")
+    return rest.partition("\n")[0] if found else None
 
 
 def _path_of(block: str) -> str:
-    for line in block.splitlines():
-        if line.startswith("PATH: "):
-            return line.removeprefix("PATH: ")
-    raise PublishError(f"An index entry without PATH: {block.splitlines()[0]!r}.")
+    path = field(block, "PATH")
+    if path is None:
+        raise PublishError(
+            f"An index entry has no PATH: {block.splitlines()[0]!r}.",
+            remedy=DAMAGED,
+        )
+    return path
 
 
 def join_entries(entries: Iterable[str]) -> str:

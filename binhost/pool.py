@@ -12,11 +12,11 @@ is never offered, and is entered again by the next publish.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from binhost.index import join_entries, make_entry, parse_entries
+from binhost.index import field, join_entries, make_entry, parse_entries
 from headnode.errors import PublishError
 from headnode.files import digests, sync_folder, write_atomic
 
@@ -37,30 +37,41 @@ class Pool:
     def entries(self) -> dict[str, str]:
         """The index entry of every package, by its name in the pool."""
         try:
-            return parse_entries(self.entries_file.read_text())
+            return parse_entries(self.entries_file.read_bytes().decode())
         except FileNotFoundError:
             return {}
 
-    def add(self, staging: Path, names: Iterable[str]) -> dict[str, str]:
+    def files(self) -> set[str]:
+        """The names of the package files that are there, with an entry or without."""
+        return package_names(self.folder)
+
+    def add(
+        self, staging: Path, names: Iterable[str], known: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
         """Take packages over from `staging`, and return the entries of the whole pool.
 
-        A package that the pool has already is left as it is; adding twice changes nothing.
+        A package that the pool has already is left as it is; adding twice changes nothing. All
+        are checked before the first is linked. `known` are the pool's entries, if they are at hand.
 
         Raises:
             PublishError: one is missing, is no whole gpkg, or has the name of another.
         """
-        entries = self.entries()
-        new = {
-            name: make_entry(self._take(staging, name), PurePosixPath(name))
-            for name in names
-            if name not in entries
-        }
+        entries = dict(self.entries() if known is None else known)
+        staged = package_names(staging)
+        new = {}
+        for name in names:
+            if name not in entries:
+                new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
+            elif name in staged and not _is_entered(staging / name, entries[name]):
+                raise _other_content(staging / name, name)
         if new:
+            self._link(staging, new)
             entries = dict(sorted({**entries, **new}.items()))
             write_atomic(self.entries_file, join_entries(entries.values()))
         return entries
 
-    def _take(self, staging: Path, name: str) -> Path:
+    def _source(self, staging: Path, name: str) -> Path:
+        """Where a package without an entry is: in the pool if a killed publish linked it."""
         source, target = staging / name, self.folder / name
         if not source.is_file():
             if target.is_file():
@@ -69,18 +80,35 @@ class Pool:
                 f"{name} was built, but is neither in {staging} nor in the pool.",
                 remedy="Run headnode build again.",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            if digests(source, "blake2b") != digests(target, "blake2b"):
-                raise PublishError(
-                    f"The pool has another {name}; a published name never changes its content.",
-                    remedy=f"Remove {source} and build the package again.",
-                )
-            return target
-        _make_durable(source)
-        os.link(source, target)
-        sync_folder(target.parent)
-        return target
+        if target.exists() and digests(source, "blake2b") != digests(target, "blake2b"):
+            raise _other_content(source, name)
+        return target if target.exists() else source
+
+    def _link(self, staging: Path, names: Iterable[str]) -> None:
+        for litter in self.folder.glob(f".{self.entries_file.name}.*"):
+            litter.unlink()  # of a publish that was killed
+        folders = {self.folder}
+        for name in names:
+            source, target = staging / name, self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folders |= {target.parent, target.parent.parent}
+            if not target.exists():
+                _make_durable(source)
+                os.link(source, target)
+        for folder in sorted(folders, reverse=True):
+            sync_folder(folder)
+
+
+def _is_entered(path: Path, entry: str) -> bool:
+    """Whether a staged file is what its entry says, or the empty one that keeps a name free."""
+    return not path.stat().st_size or digests(path, "sha1")["sha1"] == field(entry, "SHA1")
+
+
+def _other_content(source: Path, name: str) -> PublishError:
+    return PublishError(
+        f"The pool has another {name}; a published name never changes its content.",
+        remedy=f"Remove {source} and build the package again.",
+    )
 
 
 def _make_durable(path: Path) -> None:
@@ -92,9 +120,15 @@ def _make_durable(path: Path) -> None:
         os.close(handle)
 
 
-def clear_staging(staging: Path, published: Iterable[str]) -> None:
+def package_names(folder: Path) -> set[str]:
+    """The names (`cat/pn/file`) of the package files in a pool or a staging folder."""
+    return {str(path.relative_to(folder)) for path in folder.glob(f"*/*/*{SUFFIX}")}
+
+
+def clear_staging(staging: Path, published: Container[str]) -> None:
     """Drop from `staging` what the pool has now, and the index that emerge kept of it."""
-    for name in published:
-        (staging / name).unlink(missing_ok=True)
+    for name in package_names(staging):
+        if name in published:
+            (staging / name).unlink()
     for name in ("Packages", "Packages.gz"):
         (staging / name).unlink(missing_ok=True)

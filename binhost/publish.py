@@ -7,18 +7,20 @@ step finds what is there already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from binhost.build import last_result
 from binhost.generations import Generations
 from binhost.pool import Pool, clear_staging
-from binhost.records import Deployment, Generation
+from binhost.records import BuildResult, Deployment, Generation, read
 from binhost.rings import Ring, check_files
-from headnode.errors import PublishError
+from headnode.errors import BusyError, PublishError
 from headnode.files import locked
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,11 @@ class Binhost:
     def generations(self) -> Generations:
         """Every generation."""
         return Generations(folder=self.folder / "generations")
+
+    @property
+    def staging(self) -> Path:
+        """Packages that were built and not published yet."""
+        return self.build_folder / "staging"
 
     def ring(self, name: str) -> Ring:
         """The ring of that name."""
@@ -72,15 +79,12 @@ def publish(
         BusyError: another publish is at work.
     """
     with locked(binhost.folder / ".lock", "headnode publish"):
-        result = last_result(binhost.build_folder)
-        if result is None:
-            raise PublishError("Nothing was built yet.", remedy="Run headnode build first.")
-        staging = binhost.build_folder / "staging"
+        result = _last_build(binhost)
         known = binhost.pool.entries()
-        entries = binhost.pool.add(staging, result.packages)
+        entries = binhost.pool.add(binhost.staging, result.packages, known)
         generation = binhost.generations.make(result, entries, why=why, now=now)
         published = deploy(binhost, ring_name, generation, now=now, repos_of=repos_of)
-        clear_staging(staging, result.packages)
+        _clear_staging(binhost, entries)
         return Published(
             generation=generation,
             deployment=published.deployment,
@@ -89,13 +93,33 @@ def publish(
         )
 
 
+def _last_build(binhost: Binhost) -> BuildResult:
+    path = binhost.build_folder / "result.json"
+    if not path.exists():
+        raise PublishError("Nothing was built yet.", remedy="Run headnode build first.")
+    return read(path, BuildResult)
+
+
+def _clear_staging(binhost: Binhost, published: Container[str]) -> None:
+    """Empty the staging folder, unless emerge is at work in it: the next publish does it then."""
+    try:
+        with locked(binhost.build_folder / ".lock", "headnode publish"):
+            clear_staging(binhost.staging, published)
+    except BusyError as error:
+        log.info("The staging folder is left as it is: %s", error.what)
+
+
 def deploy(
     binhost: Binhost, ring_name: str, generation: Generation, *, now: datetime, repos_of: ReposOf
 ) -> Published:
-    """Put a generation in front of a ring, unless the ring has it already."""
+    """Put a generation in front of a ring, unless the ring has it already.
+
+    It does not have it if its index sends blades to another address than the headnode has now.
+    """
     ring = binhost.ring(ring_name)
     current = ring.current()
-    if current is not None and current.generation == generation.number:
+    same = current is not None and current.generation == generation.number
+    if current is not None and same and ring.pool_url() == binhost.pool_url:
         return Published(generation=generation, deployment=current, new_packages=(), moved=False)
     entries = binhost.generations.entries(generation)
     check_files(binhost.pool.folder, entries)

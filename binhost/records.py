@@ -1,4 +1,4 @@
-"""What a build and a generation and a deployment say of themselves, as JSON on disk and over HTTP."""
+"""What a build, a generation and a deployment say of themselves, as JSON on disk and over HTTP."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from binhost.index import render
+from binhost.index import field, render
 from binhost.records import Deployment, Generation, read, save, to_json
 from headnode.errors import PublishError
 from headnode.files import point_symlink, remove_tree, sync_folder, write_atomic
@@ -44,10 +44,21 @@ class Ring:
             return None
         return read(self.folder / "current" / "deployment.json", Deployment)
 
-    def _next_sequence(self) -> int:
+    def pool_url(self) -> str | None:
+        """Where the index that the ring has sends blades for packages."""
+        with (self.folder / "current" / "Packages").open() as index:
+            for line in index:
+                if line.startswith("URI: "):
+                    return line.removeprefix("URI: ").rstrip("\n")
+                if line == "\n":
+                    break
+        return None
+
+    def newest(self) -> Deployment | None:
+        """The last deployment that was made, whether or not the ring moved to it."""
         folder = self.folder / "deployments"
         known = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-        return max(known, default=0) + 1
+        return read(folder / str(max(known)) / "deployment.json", Deployment) if known else None
 
     def deploy(
         self,
@@ -62,7 +73,9 @@ class Ring:
 
         `repos` are the snapshots of its trees (name -> folder).
         """
-        before = self.current()
+        # Not the current one: a deployment that was made, and then lost its rename with the power,
+        # may have been seen by a blade.
+        before = self.newest()
         least = before.timestamp + TIMESTAMP_STEP_S if before else 0
         timestamp = max(int(now.timestamp()), least)
         packages, packed = render(
@@ -76,7 +89,7 @@ class Ring:
         deployment = Deployment(
             class_name=self.class_name,
             ring=self.name,
-            sequence=self._next_sequence(),
+            sequence=before.sequence + 1 if before else 1,
             generation=generation.number,
             issued=now,
             timestamp=timestamp,
@@ -93,13 +106,15 @@ class Ring:
     ) -> None:
         folder = self.folder / "deployments"
         beside = folder / f".{deployment.sequence}.new"
-        remove_tree(beside)
+        for litter in (beside, *self.folder.glob(".current.*")):  # of a publish that was killed
+            remove_tree(litter)
         (beside / "repos").mkdir(parents=True)
+        for name, snapshot in repos.items():
+            (beside / "repos" / name).symlink_to(os.path.relpath(snapshot, beside / "repos"))
+        sync_folder(beside / "repos")
         for name, data in files.items():
             write_atomic(beside / name, data, mtime=deployment.timestamp)
         save(beside / "deployment.json", deployment)
-        for name, snapshot in repos.items():
-            (beside / "repos" / name).symlink_to(os.path.relpath(snapshot, beside / "repos"))
         beside.rename(folder / str(deployment.sequence))
         sync_folder(folder)
         point_symlink(self.folder / "current", f"deployments/{deployment.sequence}")
@@ -112,9 +127,15 @@ def check_files(pool: Path, entries: Mapping[str, str]) -> None:
         PublishError: naming the first that is not.
     """
     for name, entry in entries.items():
-        said = next(line for line in entry.splitlines() if line.startswith("SIZE: "))
-        path = pool / name
-        size = path.stat().st_size if path.is_file() else None
-        if said != f"SIZE: {size}":
-            found = "is not there" if size is None else f"has {size} bytes"
-            raise PublishError(f"{path} {found}, its index entry has {said.lower()}.")
+        said, path = field(entry, "SIZE"), f"{pool}/{name}"
+        try:
+            found = str(os.stat(path).st_size)  # noqa: PTH116 (a Path each takes 10 times as long)
+        except FileNotFoundError:
+            found = ""
+        if said != found:
+            what = f"has {found} bytes" if found else "is not there"
+            raise PublishError(
+                f"{path} {what}; its index entry says {said} bytes.",
+                remedy="Put it back from a backup, or remove it and run headnode build: the "
+                "package is then built anew.",
+            )

@@ -22,6 +22,10 @@ BUILDER_MIRROR = "/var/cache/headnode/distfiles"
 BUILDER_POOL = "/var/cache/headnode/pool"
 BUILDER_POOL_INDEX = "/var/cache/headnode/index"
 
+# -pkgdir-index-trusted (it is on by default): publish takes packages out of PKGDIR, and a killed
+# emerge leaves some that its index does not name, so the files are what counts.
+BUILDER_FEATURES = "buildpkg binpkg-multi-instance -news -binpkg-signing -pkgdir-index-trusted"
+
 HEADER = "# Written by headnode from cluster.toml: changes here are lost. See docs/options.md.\n"
 
 
@@ -54,7 +58,7 @@ def module_name(class_name: str, ring: str, repo: str) -> str:
 
 
 def _assignments(variables: Mapping[str, str]) -> str:
-    return HEADER + "".join(f'{name}="{value}"\n' for name, value in variables.items() if value)
+    return HEADER + "".join(f'{name}="{value}"\n' for name, value in variables.items())
 
 
 def _ini(sections: Mapping[str, Mapping[str, str]]) -> str:
@@ -66,7 +70,7 @@ def _ini(sections: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _common(cls: Class) -> dict[str, str]:
-    return {
+    options = {
         "CHOST": cls.chost,
         "CFLAGS": cls.cflags,
         "CXXFLAGS": cls.cxxflags,
@@ -74,11 +78,19 @@ def _common(cls: Class) -> dict[str, str]:
         "USE": cls.use,
         "ACCEPT_KEYWORDS": cls.accept_keywords,
         "ACCEPT_LICENSE": cls.accept_license,
-        **cls.make_conf,
+    }
+    return {
+        **{name: value for name, value in options.items() if value},
+        **cls.make_conf,  # an empty value is one too: VIDEO_CARDS="" means no card's driver
         "DISTDIR": DISTDIR,
         "PKGDIR": PKGDIR,
         "BINPKG_FORMAT": "gpkg",
     }
+
+
+def _features(cls: Class, ours: str) -> str:
+    """The class's own FEATURES, and then ours, which win."""
+    return " ".join([*cls.make_conf.get("FEATURES", "").split(), ours])
 
 
 def _lines(lines: Sequence[str]) -> str:
@@ -112,7 +124,7 @@ def blade_files(cluster: Cluster, blade: str, atoms: Sequence[str]) -> Rendered:
     cls = cluster.classes[class_name]
     make_conf = {
         **_common(cls),
-        "FEATURES": "getbinpkg binpkg-multi-instance parallel-fetch -news",
+        "FEATURES": _features(cls, "getbinpkg binpkg-multi-instance parallel-fetch -news"),
         "GENTOO_MIRRORS": http_url(cluster, ""),
         # Packages are built on the headnode only: a source build on a blade is a defect.
         "EMERGE_DEFAULT_OPTS": "--getbinpkgonly --binpkg-respect-use=y --with-bdeps=n",
@@ -159,7 +171,7 @@ def builder_files(cluster: Cluster, class_name: str, atoms: Sequence[str], jobs:
     cls = cluster.classes[class_name]
     make_conf = {
         **_common(cls),
-        "FEATURES": "buildpkg binpkg-multi-instance -news -binpkg-signing",
+        "FEATURES": _features(cls, BUILDER_FEATURES),
         "MAKEOPTS": f"-j{jobs}",
         "GENTOO_MIRRORS": BUILDER_MIRROR,
         "PORTAGE_LOGDIR": LOGDIR,
