@@ -66,7 +66,8 @@ def sources_argv(set_name: str) -> list[str]:
 def build_argv(cpvs: Iterable[str], *, jobs: int) -> list[str]:
     """Build these packages even where they are installed; what they need may come as a binary."""
     return [
-        *("emerge", *QUIET, "--quiet-build=y", f"--jobs={jobs}", "--keep-going", "--oneshot"),
+        *("emerge", *QUIET, "--quiet-build=y", f"--jobs={jobs}", f"--load-average={jobs + 1}"),
+        *("--keep-going", "--oneshot"),
         *("--update", "--deep", "--selective=n", "--with-bdeps=y"),
         *BINARIES,
         *(f"={cpv}" for cpv in cpvs),

@@ -148,7 +148,10 @@ class Build(Section):
         "Gentoo, or the folder of an unpacked stage3. It is never written to.",
     )
     jobs: Count = Field(
-        0, ge=0, description="Compile jobs at once (make -j). 0: as many as the headnode has cores."
+        0,
+        ge=0,
+        description="Compile jobs at once, for make -j and for packages side by side. 0: as many as the "
+        "headnode has cores.",
     )
     timeout_s: Seconds = Field(
         6 * 3600.0,
@@ -162,7 +165,8 @@ class Class(Section):
 
     packages: tuple[Atom, ...] = Field(
         (),
-        description="The set @blade: what every blade of the class has, one atom each.",
+        description="The set @blade: what every blade of the class has, one atom each. `@system` "
+        "among them keeps the profile's base system up to date from here as well.",
     )
     world: Place | None = Field(
         None,

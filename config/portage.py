@@ -172,7 +172,8 @@ def builder_files(cluster: Cluster, class_name: str, atoms: Sequence[str], jobs:
     make_conf = {
         **_common(cls),
         "FEATURES": _features(cls, BUILDER_FEATURES),
-        "MAKEOPTS": f"-j{jobs}",
+        # -l: packages build side by side, and each would start as many compilers.
+        "MAKEOPTS": f"-j{jobs} -l{jobs + 1}",
         "GENTOO_MIRRORS": BUILDER_MIRROR,
         "PORTAGE_LOGDIR": LOGDIR,
         "PORTAGE_ELOG_SYSTEM": "save",
