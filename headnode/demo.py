@@ -11,6 +11,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +31,41 @@ BUMPED = "sys-apps/bladeinfo"
 
 def step(running: Rehearsal, *words: str) -> None:
     """Run one headnode command in the lab, and show it with what it prints."""
-    err.print(f"\n$ headnode {shlex.join(words)}", style="bold cyan", markup=False)
+    show_command(words)
     running.headnode(*words, on_line=lambda line: err.print(f"  {line}", markup=False))
 
 
-def cycle(running: Rehearsal) -> None:
-    """Sync, build, publish to the canary, then to all."""
+def show_command(words: Sequence[str]) -> None:
+    """Show a headnode command the way it is typed."""
+    err.print(f"\n$ headnode {shlex.join(words)}", style="bold cyan", markup=False)
+
+
+def rollout(running: Rehearsal, *words: str) -> list[dict[str, Any]]:
+    """Have blades pull, show a line for each, and return their reports."""
+    show_command(("rollout", "run", *words))
+    reports = list(json.loads(running.headnode("rollout", "run", "--json", *words).output))
+    for each in reports:
+        changes = " ".join(each["changes"]) if len(each["changes"]) < 4 else ""
+        what = f"{each['result']} in {each['seconds']:.1f} s"
+        err.print(f"  {each['blade']}: {what} {changes}".rstrip(), markup=False)
+    return reports
+
+
+def night(running: Rehearsal) -> dict[str, dict[str, Any]]:
+    """Sync, build, publish to the canary, then to all; each blade's report, by its name."""
     step(running, "mirror", "sync")
     step(running, "build")
     step(running, "publish", "--note", "demo")
-    step(running, "rollout", "run", "--nodes", "blade01")
+    canary = rollout(running, "--nodes", "blade01")
     step(running, "promote", "--ring", "fleet")
-    step(running, "rollout", "run")
-
-
-def reports(running: Rehearsal) -> list[dict[str, Any]]:
-    """What a rollout over all blades reports; nothing is left to do, so it changes nothing."""
-    return list(json.loads(running.headnode("rollout", "run", "--json").output))
+    fleet = rollout(running, "--nodes", f"blade[02-{BLADES:02}]")
+    return {each["blade"]: each for each in canary + fleet}
 
 
 def programs_say(running: Rehearsal, blade: str) -> str:
     """What a program from a package prints on a blade."""
-    return running.lab.node(blade).run(["bladeinfo", "--version"], timeout_s=60).output.strip()
+    said = running.lab.node(blade).run(["bladeinfo", "--version"], timeout_s=60).output
+    return said.strip().partition(",")[0]
 
 
 def headline(text: str) -> None:
@@ -62,26 +76,34 @@ def headline(text: str) -> None:
 def demo(running: Rehearsal, started: float) -> None:
     """The whole story, in the lab that is up."""
     headline("The first night: mirror, build once, publish, every blade pulls")
-    cycle(running)
+    nights = [night(running)]
     headline(f"{BUMPED} gets a new version upstream; the next night brings it to every blade")
     bump(running.upstream, BUMPED)
-    cycle(running)
+    nights.append(night(running))
     headline("A night without news: nothing is built, nothing published, no emerge is started")
-    cycle(running)
-    final = reports(running)
+    nights.append(night(running))
     say("")
     table(
-        ("blade", "ring", "generation", "packages", "seconds", "bladeinfo says"),
+        (
+            "blade",
+            "ring",
+            "generation",
+            "packages",
+            "first night",
+            "new version",
+            "no news",
+            "it says",
+        ),
         (
             (
-                each["blade"],
-                each["ring"],
-                each["generation"],
-                each["packages"],
-                f"{each['seconds']:.1f}",
-                programs_say(running, each["blade"]).splitlines()[0],
+                blade,
+                last["ring"],
+                last["generation"],
+                last["packages"],
+                *(f"{each[blade]['seconds']:.1f} s" for each in nights),
+                programs_say(running, blade),
             )
-            for each in final
+            for blade, last in nights[-1].items()
         ),
     )
     say(f"\nAll of it took {time.monotonic() - started:.0f} s.")

@@ -329,8 +329,7 @@ def start_all(
             holders.append(_launch(spec, inside, life))
         nodes = [_await(spec, holder) for spec, holder in zip(specs, holders, strict=True)]
     except BaseException:
-        for holder in holders:
-            _kill(holder)
+        _kill(holders)
         raise
     _KEPT.update({node.pid: holder for node, holder in zip(nodes, holders, strict=True)})
     return nodes
@@ -415,16 +414,18 @@ def _await(spec: NodeSpec, holder: subprocess.Popen[str]) -> Node:
     return Node(name=spec.name, pid=pid, started=started, store=spec.store)
 
 
-def _kill(holder: subprocess.Popen[str]) -> None:
-    """End a node that may not be up yet: the holder and the first process are one process group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(holder.pid, signal.SIGKILL)
-    _finish(holder)
+def _kill(holders: Sequence[subprocess.Popen[str]]) -> None:
+    """End nodes that may not be up yet: a holder and its first process are one process group."""
+    for holder in holders:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(holder.pid, signal.SIGKILL)
     deadline = time.monotonic() + START_TIMEOUT_S
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(holder.pid, 0)
-            time.sleep(0.01)
+    for holder in holders:
+        _finish(holder)
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(holder.pid, 0)
+                time.sleep(0.01)
 
 
 def _finish(holder: subprocess.Popen[str]) -> None:
