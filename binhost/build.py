@@ -87,6 +87,7 @@ def build(
         report("Nothing changed since the last build.")
         return last.model_copy(update={"built": (), "seconds": 0.0})
     started = time.monotonic()
+    before = package_names(shop.staging)
     with builder.running(shop, fresh=fresh) as node:
         plan = builder.closure(node)
         wanted = lacking(plan)
@@ -104,8 +105,18 @@ def build(
             finished=datetime.now(UTC),
             seconds=round(time.monotonic() - started, 1),
         )
+    _require_same_root(shop, before)
     save(shop.folder / "result.json", result)
     return result
+
+
+def _require_same_root(shop: Workshop, before: set[str]) -> None:
+    try:
+        builder.check_root(shop)
+    except BuildError:
+        for name in package_names(shop.staging) - before:
+            (shop.staging / name).unlink()
+        raise
 
 
 def _complete(plan: list[Step]) -> tuple[str, ...]:

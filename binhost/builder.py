@@ -94,6 +94,30 @@ def root_digest(root: Path) -> str:
     return seen.hexdigest()
 
 
+def _mark(root: Path) -> str:
+    return json.dumps({"root": str(root), "digest": root_digest(root)})
+
+
+def check_root(shop: Workshop) -> None:
+    """Check that the builder's root is still the one that the build started over.
+
+    overlayfs does not say what a node sees when its lower root changes under it, so nothing that
+    was built meanwhile is used (overlayfs.rst, "Changes to underlying filesystems").
+
+    Raises:
+        BuildError: software was installed, updated or removed there; the upper is dropped with the
+            next build.
+    """
+    kept = shop.folder / "root.json"
+    if kept.read_text() != _mark(shop.root):
+        kept.unlink()
+        raise BuildError(
+            f"The software of {shop.root} changed while packages were built over it; what was "
+            "built meanwhile is not used.",
+            remedy="Run headnode build again when that is done.",
+        )
+
+
 def _spec(shop: Workshop) -> NodeSpec:
     binds = [
         *environment_binds(root=shop.root),
@@ -117,7 +141,7 @@ def _spec(shop: Workshop) -> NodeSpec:
 
 
 def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
-    mark = json.dumps({"root": str(shop.root), "digest": root_digest(shop.root)})
+    mark = _mark(shop.root)
     kept = shop.folder / "root.json"
     if fresh or not kept.exists() or kept.read_text() != mark:
         kept.unlink(missing_ok=True)  # first: half an upper must not pass for a whole one

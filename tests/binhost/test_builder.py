@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from binhost import build as build_step
 from binhost import builder
 from binhost.build import build, explain_failure, last_result
+from binhost.builder import Workshop
 from binhost.emerge import Failure
-from binhost.pool import package_names
+from binhost.pool import Pool, package_names
 from binhost.publish import Binhost, publish
+from config.portage import Rendered
 from headnode.errors import BuildError
 from mirror.upstream import metadata
 from mirror.upstream.assemble import bump
@@ -320,3 +323,34 @@ def test_another_root_is_told_by_its_packages(tmp_path: Path) -> None:
     assert builder.root_digest(tmp_path) == before
     os.utime(package, (1, 1))
     assert builder.root_digest(tmp_path) != before
+
+
+def test_what_was_built_over_a_root_that_changed_meanwhile_is_not_used(tmp_path: Path) -> None:
+    root, folder = tmp_path / "root", tmp_path / "build"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/os-release").write_text("ID=gentoo\n")
+    shop = Workshop(
+        folder=folder,
+        state=tmp_path,
+        root=root,
+        repos={},
+        distfiles=tmp_path / "distfiles",
+        pool=Pool(folder=tmp_path / "pool"),
+        configuration=Rendered(files={}),
+    )
+    (folder / "staging/app-misc/new").mkdir(parents=True)
+    old, new = "app-misc/old/old-1-1.gpkg.tar", "app-misc/new/new-1-1.gpkg.tar"
+    (folder / "staging/app-misc/old").mkdir()
+    for name in (old, new):
+        (folder / "staging" / name).write_text("x")
+    (folder / "root.json").write_text(builder._mark(root))
+    build_step._require_same_root(shop, {old})
+    (root / "var/db/pkg/sys-devel/gcc-15").mkdir(parents=True)
+    with pytest.raises(BuildError) as raised:
+        build_step._require_same_root(shop, {old})
+    assert str(raised.value) == (
+        f"The software of {root} changed while packages were built over it; what was built "
+        "meanwhile is not used. Run headnode build again when that is done."
+    )
+    assert package_names(folder / "staging") == {old}
+    assert not (folder / "root.json").exists()
