@@ -33,7 +33,7 @@ def select(cluster: Cluster, nodes: str | None) -> list[Blade]:
     """The blades of a node set (None: all).
 
     Raises:
-        ConfigError: it is no node set, or names one that is in no ring.
+        ConfigError: it is no node set, is empty, or names one that is in no ring.
     """
     blades = all_blades(cluster)
     if nodes is None:
@@ -44,6 +44,8 @@ def select(cluster: Cluster, nodes: str | None) -> list[Blade]:
         raise ConfigError(
             f"{nodes!r} is not a node set: {error}.", remedy="Write it as in blade[01-04,07]."
         ) from error
+    if not wanted:
+        raise ConfigError(f"{nodes!r} names no blade.", remedy=f"The blades are {fold(blades)}.")
     unknown = wanted - NodeSet.fromlist([blade.name for blade in blades])
     if unknown:
         raise ConfigError(

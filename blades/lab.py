@@ -8,7 +8,7 @@ up unless told to stay. What is left on disk is one folder::
 
     <lab>/lab.json        what is up: process numbers, addresses
     <lab>/nodes/<name>/   each node's overlay; `pid` is its process number as the lab's headnode
-                          sees it
+                          sees it, and its start time
     <lab>/enter           runs a shell line in a node, from the lab's headnode (transport `exec`)
     <lab>/hosts           every name and address, as /etc/hosts of every node
     <lab>/state/          the state folder of the lab's headnode
@@ -18,6 +18,7 @@ up unless told to stay. What is left on disk is one folder::
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -46,7 +47,10 @@ from headnode.provision import environment_binds, provide_emerge
 NETWORK = IPv4Network("10.77.0.0/16")
 HEADNODE = "headnode"
 UPSTREAM = "upstream"
+LOCK = ".lock"
 IP_TIMEOUT_S = 60.0
+# The machine's own resolvers are asked over sockets in its files, and would ask outside.
+RESOLVERS = (Path("/run/nscd"), Path("/run/systemd/resolve"), Path("/run/dbus"))
 # What a blade starts without, whatever the machine has there.
 OWN_FOLDERS = ("/etc/portage", "/var/cache/binpkgs", "/var/cache/distfiles", "/var/cache/edb")
 
@@ -144,7 +148,8 @@ def _blade_spec(lab: Path, name: str, lower: Path, setup: Rendered) -> NodeSpec:
 def _machine_node(lab: Path, name: str) -> NodeSpec:
     """A node that sees the machine's files, but only the lab's network."""
     hosts = Bind(source=lab / "hosts", target=PurePosixPath("/etc/hosts"))
-    return NodeSpec(name=name, store=lab / "nodes" / name, lower=None, binds=(hosts,))
+    store = lab / "nodes" / name
+    return NodeSpec(name=name, store=store, lower=None, binds=(hosts,), hidden=RESOLVERS)
 
 
 def up(
@@ -158,11 +163,14 @@ def up(
 
     Raises:
         NodeError: a lab is up in that folder already, or a node did not come up (then all that
-            did are down again).
+            did are down again), or a blade has the headnode's name.
+        BusyError: one is being put up or taken down there just now.
         EnvironmentLacksError: this machine cannot run one, and what it lacks.
     """
+    if taken := {HEADNODE, UPSTREAM} & set(blades):
+        raise NodeError(f"No blade of a lab can be called {', '.join(sorted(taken))}.")
     folder = folder.resolve()
-    with locked(folder / ".lock", "headnode lab up"):
+    with locked(folder / LOCK, "headnode lab up"):
         if (folder / "lab.json").exists() and load(folder).headnode.alive():
             raise NodeError(f"A lab is up in {folder}.", remedy="Take it down: headnode lab down.")
         remove_tree(folder / "nodes")
@@ -170,34 +178,47 @@ def up(
         known = addresses(list(blades))
         write_atomic(folder / "hosts", hosts_text(known))
         write_atomic(folder / "enter", enter_script(folder), mode=0o755)
-        headnode = start(_machine_node(folder, HEADNODE), life=life)
+        lab = Lab(
+            folder=folder, nodes={HEADNODE: start(_machine_node(folder, HEADNODE), life=life)}
+        )
         try:
-            return _up_around(folder, headnode, blades, known, lower, life)
+            _save(lab)  # `down` finds it by this, also when what follows is killed
+            return _fill(lab, blades, known, lower, life)
         except BaseException:
-            headnode.stop()
+            lab.headnode.stop()
             raise
 
 
-def _up_around(
-    folder: Path,
-    headnode: Node,
+def _fill(
+    lab: Lab,
     blades: Mapping[str, Rendered],
     known: Mapping[str, IPv4Address],
     lower: Path,
     life: Life,
 ) -> Lab:
-    specs = [_machine_node(folder, UPSTREAM)]
-    specs += [_blade_spec(folder, name, lower, files) for name, files in blades.items()]
-    nodes = {node.name: node for node in start_all(specs, inside=headnode.pid, life=life)}
-    cables = bridge_batch({name: node.pid for name, node in nodes.items()}, known[HEADNODE])
-    _ip(folder, headnode, HEADNODE, cables)
-    for name, node in nodes.items():
+    specs = [_machine_node(lab.folder, UPSTREAM)]
+    specs += [_blade_spec(lab.folder, name, lower, files) for name, files in blades.items()]
+    nodes = {node.name: node for node in start_all(specs, inside=lab.headnode.pid, life=life)}
+    full = Lab(folder=lab.folder, nodes={**lab.nodes, **nodes})
+    try:
+        _connect(full, known)
+        _save(full)
+    except BaseException:
+        for node in nodes.values():
+            node.stop()
+        raise
+    return full
+
+
+def _connect(lab: Lab, known: Mapping[str, IPv4Address]) -> None:
+    others = {name: node for name, node in lab.nodes.items() if name != HEADNODE}
+    cables = bridge_batch({name: node.pid for name, node in others.items()}, known[HEADNODE])
+    _ip(lab.folder, lab.headnode, HEADNODE, cables)
+    for name, node in others.items():
         own = f"address add {known[name]}/{NETWORK.prefixlen} dev eth0\nlink set eth0 up\n"
-        _ip(folder, node, name, own)
-        write_atomic(folder / "nodes" / name / "pid", f"{_inner_pid(node.pid)}\n")
-    lab = Lab(folder=folder, nodes={HEADNODE: headnode, **nodes})
-    _save(lab)
-    return lab
+        _ip(lab.folder, node, name, own)
+        place = lab.folder / "nodes" / name / "pid"
+        write_atomic(place, f"{_inner_pid(node.pid)} {node.started}\n")
 
 
 def _inner_pid(pid: int) -> int:
@@ -208,12 +229,25 @@ def _inner_pid(pid: int) -> int:
     raise NodeError(f"The kernel does not tell process {pid}'s namespaces (CONFIG_PID_NS).")
 
 
+ENTER = """#!/bin/sh
+# enter NODE LINE: run a shell line in a node of the lab; exit code 255 (as ssh's) if it is off.
+export PATH={path}
+off() {{ echo "$1 is off" >&2; exit 255; }}
+read -r pid started 2> /dev/null < {nodes}/"$1"/pid || off "$1"
+# The number may be another process's by now: the one with that start time is the node.
+read -r stat 2> /dev/null < "/proc/$pid/stat" || off "$1"
+set -- "$1" "$2" ${{stat##*) }}
+[ "$3" != Z ] && [ "${{22}}" = "$started" ] || off "$1"
+exec {enter} "$2"
+"""
+
+
 def enter_script(folder: Path) -> str:
     """The script `<lab>/enter NODE LINE`, run in the lab's headnode. Pure."""
     argv = enter_argv(0, ["sh", "-c"])
-    argv[1] = f'--target="$(cat "{folder}/nodes/$1/pid")"'
-    argv = [f'"{word}"' if word.startswith("PATH=") else word for word in argv]
-    return f'#!/bin/sh\nexport PATH={NODE_PATH}\nexec {" ".join(argv)} "$2"\n'
+    words = ['--target="$pid"' if word == "--target=0" else shlex.quote(word) for word in argv]
+    nodes = shlex.quote(str(folder / "nodes"))
+    return ENTER.format(path=NODE_PATH, nodes=nodes, enter=" ".join(words))
 
 
 def _save(lab: Lab) -> None:
@@ -237,19 +271,26 @@ def load(folder: Path) -> Lab:
 
 
 def down(folder: Path) -> bool:
-    """Take down the lab in `folder`, or what a killed run left of it; whether there was one."""
+    """Take down the lab in `folder`, or what a killed run left of it; whether there was one.
+
+    Raises:
+        BusyError: one is being put up or taken down there just now.
+    """
     folder = folder.resolve()
     if not folder.exists():
         return False
-    found = (folder / "lab.json").exists() or (folder / "nodes").exists()
-    if (folder / "lab.json").exists():
-        lab = load(folder)
-        lab.headnode.stop()
-        for node in lab.nodes.values():
-            node.stop()
-    remove_tree(folder / "nodes")
-    for name in ("lab.json", "hosts", "enter", ".lock"):
-        (folder / name).unlink(missing_ok=True)
+    # The lock file stays: who waits for one that is removed under him holds nothing.
+    with locked(folder / LOCK, "headnode lab down"):
+        found = (folder / "lab.json").exists() or (folder / "nodes").exists()
+        if (folder / "lab.json").exists():
+            lab = load(folder)
+            lab.headnode.stop()
+            for node in lab.nodes.values():
+                node.stop()
+        remove_tree(folder / "nodes")
+        for name in ("lab.json", "hosts", "enter"):
+            for path in [folder / name, *folder.glob(f".{name}.*")]:  # half written, then killed
+                path.unlink(missing_ok=True)
     return found
 
 

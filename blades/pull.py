@@ -9,6 +9,7 @@ generation is really there: emerge ends well also when the binhost cannot be rea
 
     /etc/headnode/pull.json       where the headnode is, and which ring this blade is in
     /var/lib/headnode/applied.json  the last deployment that was applied whole
+    /var/lib/headnode/synced      the snapshot set that the tree is at; none while it is synced
     /var/log/headnode-pull.log    what emerge said the last time
 
 The last line it prints is a report in JSON. Exit codes: 0 up to date or updated, 1 failed, 2 not
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http.client
 import json
 import os
 import subprocess
@@ -31,6 +33,7 @@ from typing import Any
 
 SETTINGS = Path("/etc/headnode/pull.json")
 APPLIED = Path("/var/lib/headnode/applied.json")
+SYNCED = Path("/var/lib/headnode/synced")
 LOG = Path("/var/log/headnode-pull.log")
 LOCK = Path("/run/headnode-pull.lock")
 VDB = Path("/var/db/pkg")
@@ -51,6 +54,10 @@ class PullError(Exception):
     """The pull cannot go on; the text says why."""
 
 
+class NotSetUpError(Exception):
+    """The blade lacks something that it is given once; the text says what."""
+
+
 def fetch(url: str) -> bytes:
     """The content at `url`, or a PullError that says what is wrong with it."""
     try:
@@ -60,18 +67,37 @@ def fetch(url: str) -> bytes:
         if error.code == 404:
             raise PullError(f"the headnode has nothing for this ring yet ({url})") from error
         raise PullError(f"{url}: {error}") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise PullError(f"the headnode does not answer at {url}: {reason}") from error
+
+
+def read_json(content: bytes, url: str, *keys: str) -> dict[str, Any]:
+    """The JSON object that came from `url`, or a PullError if it is none or lacks one of `keys`."""
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise PullError(f"{url} is no JSON: {error}") from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking:
+        raise PullError(f"{url} has no {', '.join(lacking)}")
+    return dict(found)
+
+
+def fetch_deployment(base: str) -> dict[str, Any]:
+    """The newest deployment of the ring."""
+    url = f"{base}/deployment.json"
+    keys = ("atoms", "generation", "sequence", "sha256", "snapshots")
+    return read_json(fetch(url), url, *keys)
 
 
 def fetch_generation(base: str, deployment: dict[str, Any]) -> dict[str, Any]:
     """What the deployment's generation consists of, checked against the deployment's digest."""
     url = f"{base}/deployments/{deployment['sequence']}/generation.json"
     content = fetch(url)
-    if hashlib.sha256(content).hexdigest() != deployment["sha256"]["generation.json"]:
+    if hashlib.sha256(content).hexdigest() != deployment["sha256"].get("generation.json"):
         raise PullError(f"{url} is not what deployment.json says it is")
-    return dict(json.loads(content))
+    return read_json(content, url, "packages")
 
 
 def installed() -> dict[str, str]:
@@ -105,10 +131,15 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 def run(argv: tuple[str, ...] | list[str]) -> None:
     """Run a program with its output in the log, or raise a PullError with the end of it."""
-    with LOG.open("a+") as log:
+    with LOG.open("a+", encoding="utf-8", errors="replace") as log:
         print(f"--- {' '.join(argv)}", file=log, flush=True)
         start = log.tell()
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
+        try:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+            )
+        except FileNotFoundError as error:
+            raise NotSetUpError(f"no {argv[0]}") from error
         if done.returncode:
             log.seek(start)
             tail = "\n".join(log.read().splitlines()[-TAIL_LINES:])
@@ -134,13 +165,24 @@ def applied() -> dict[str, Any]:
         return {}
 
 
-def apply(base: str, deployment: dict[str, Any], before: dict[str, Any]) -> int:
-    """Bring the blade to `deployment`; how many packages it has, after a look that all are there."""
+def sync(snapshots: str) -> None:
+    """Bring the tree to a snapshot set, if it is not there already."""
+    try:
+        if SYNCED.read_text() == snapshots:
+            return
+        SYNCED.unlink()
+    except FileNotFoundError:
+        pass
+    run(["emerge", "--color=n", "--nospinner", "--quiet", "--sync"])
+    write(SYNCED, snapshots)
+
+
+def apply(base: str, deployment: dict[str, Any]) -> int:
+    """Bring the blade to `deployment`, and say how many packages it has, all looked for."""
     generation = fetch_generation(base, deployment)
     LOG.parent.mkdir(parents=True, exist_ok=True)
     LOG.write_text("")
-    if deployment["snapshots"] != before.get("snapshots"):
-        run(["emerge", "--color=n", "--nospinner", "--quiet", "--sync"])
+    sync(deployment["snapshots"])
     write(SET, "".join(f"{atom}\n" for atom in sorted(deployment["atoms"])))
     wanted = expected(generation["packages"])
     run(EMERGE)
@@ -155,7 +197,7 @@ def apply(base: str, deployment: dict[str, Any], before: dict[str, Any]) -> int:
 def pull(settings: dict[str, str], report: dict[str, Any]) -> None:
     """One pull; `report` is filled in as it goes."""
     base = f"{settings['headnode']}/binhost/{settings['class']}/{settings['ring']}"
-    deployment = dict(json.loads(fetch(f"{base}/deployment.json")))
+    deployment = fetch_deployment(base)
     report["generation"] = deployment["generation"]
     report["sequence"] = deployment["sequence"]
     before = applied()
@@ -166,10 +208,25 @@ def pull(settings: dict[str, str], report: dict[str, Any]) -> None:
     report["emerge"] = True
     there = installed()
     try:
-        report["packages"] = apply(base, deployment, before)
+        report["packages"] = apply(base, deployment)
     finally:
         report["changes"] = differences(there, installed())
     report["result"] = "updated"
+
+
+def read_settings() -> dict[str, str]:
+    """Where the headnode is and what this blade is, or a NotSetUpError."""
+    try:
+        settings = json.loads(SETTINGS.read_text())
+    except FileNotFoundError as error:
+        raise NotSetUpError(f"no {SETTINGS}") from error
+    except ValueError as error:
+        raise NotSetUpError(f"{SETTINGS} is no JSON: {error}") from error
+    wanted = ("headnode", "class", "ring", "blade")
+    lacking = [key for key in wanted if not isinstance(settings, dict) or key not in settings]
+    if lacking:
+        raise NotSetUpError(f"{SETTINGS} has no {', '.join(lacking)}")
+    return {key: str(settings[key]) for key in wanted}
 
 
 def main() -> int:
@@ -178,18 +235,18 @@ def main() -> int:
     report: dict[str, Any] = {"result": "failed", "emerge": False, "changes": [], "error": ""}
     code = 1
     try:
-        settings = json.loads(SETTINGS.read_text())
+        settings = read_settings()
         report |= {"blade": settings["blade"], "ring": settings["ring"]}
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             pull(settings, report)
         code = 0
-    except FileNotFoundError as error:
-        report["error"] = f"this blade is not set up: no {error.filename}"
+    except NotSetUpError as error:
+        report["error"] = f"this blade is not set up: {error}"
         code = 2
     except BlockingIOError:
         report["error"] = "another pull is at work on this blade"
-    except (PullError, OSError, ValueError, KeyError) as error:
+    except (PullError, OSError, ValueError, KeyError, TypeError) as error:
         report["error"] = str(error) or repr(error)
     report["seconds"] = round(time.monotonic() - started, 2)
     print(json.dumps(report))

@@ -6,7 +6,10 @@ reached. A blade that fails, does not answer or takes too long is an outcome, no
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from typing import Any
 from ClusterShell.Event import EventHandler
 from ClusterShell.NodeSet import NodeSet
 from ClusterShell.Task import task_self
-from ClusterShell.Worker.Exec import ExecWorker
+from ClusterShell.Worker.Exec import ExecClient, ExecWorker
 from ClusterShell.Worker.Ssh import WorkerSsh
 from ClusterShell.Worker.Worker import WorkerError
 
@@ -24,8 +27,8 @@ from headnode.errors import RolloutError
 
 # A command that ssh itself could not start: ssh(1), EXIT STATUS.
 SSH_FAILED = 255
-# ServerAliveInterval: a blade that loses power in the middle is given up after 90 s, not only at the
-# time limit of the pull.
+# ServerAliveInterval: a blade that loses power in the middle is given up after 90 s, not only at
+# the time limit of the pull.
 SSH_OPTIONS = "-oBatchMode=yes -oConnectTimeout=10 -oServerAliveInterval=30"
 
 
@@ -64,6 +67,24 @@ class _Watch(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
         self.on_outcome(outcome)
 
 
+class _Client(ExecClient):  # type: ignore[misc]
+    """A command in a process group of its own: what is cut off, ends with all that it started."""
+
+    def _build_cmd(self) -> tuple[list[str], Any]:
+        command, variables = super()._build_cmd()
+        return ["setsid", "sh", "-c", command], variables
+
+    def _close(self, abort: bool, timeout: bool) -> None:
+        if abort:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+        super()._close(abort, timeout)
+
+
+class _Worker(ExecWorker):  # type: ignore[misc]
+    SHELL_CLASS = _Client
+
+
 def _text(buffer: Any) -> str:
     return bytes(buffer or b"").decode("utf-8", "replace")
 
@@ -76,8 +97,8 @@ def run_on(
 ) -> dict[str, Outcome]:
     """Run `line` on every blade, `options.fanout` at a time, and return each one's outcome.
 
-    What is cut off, by the time limit or by Ctrl-C, is the way to the blade; what was started on the
-    blade may run on. Its standard input is empty.
+    With ssh, what is cut off by the time limit or by Ctrl-C is the way to the blade; what was
+    started on it may run on. Its standard input is empty.
 
     Raises:
         RolloutError: `options.exec_command` cannot be read.
@@ -108,6 +129,6 @@ def _worker(nodes: NodeSet, line: str, options: Rollout, watch: _Watch) -> Any:
     common = {"handler": watch, "timeout": options.timeout_s, "stderr": False}
     if options.transport is TransportKind.SSH:
         return WorkerSsh(nodes, command=line, **common)
-    # ExecWorker replaces %h and the like in all of its command; the line is none of its business.
+    # ClusterShell replaces %h and the like in all of its command; the line is none of its business.
     command = f"{options.exec_command} {shlex.quote(line).replace('%', '%%')}"
-    return ExecWorker(nodes, command=command, **common)
+    return _Worker(nodes, command=command, **common)

@@ -26,6 +26,7 @@ class Result(StrEnum):
 
 
 GOOD = frozenset({Result.UPDATED, Result.UNCHANGED})
+PULL_RESULTS = (Result.UPDATED, Result.UNCHANGED, Result.FAILED)  # what blades/pull.py says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,40 +71,48 @@ def read_outcome(blade: Blade, outcome: Outcome | None) -> BladeReport:
         return report(Result.UNREACHED, "no answer")
     if outcome.code is None:
         return report(Result.TIMED_OUT, "did not finish in time")
-    said = _last_json(outcome.output)
+    said = _last_report(outcome.output)
     if said is None:
-        error = last_lines(outcome.output, 3) or f"exit code {outcome.code}, no output"
-        unreached = outcome.code == SSH_FAILED or not outcome.output
+        tail = last_lines(outcome.output, 3)
+        error = tail or f"exit code {outcome.code}, no output"
+        unreached = outcome.code == SSH_FAILED
         return report(Result.UNREACHED if unreached else Result.FAILED, error)
+    result = Result(str(said["result"]))
+    error = str(said.get("error") or "")
+    if result in GOOD and outcome.code:  # it said so, and then was ended
+        result, error = Result.FAILED, f"exit code {outcome.code} after it had said {result}"
     return BladeReport(
         blade=blade.name,
         ring=blade.ring,
-        result=Result(str(said.get("result", Result.FAILED))),
+        result=result,
         generation=_number(said.get("generation")),
         packages=_number(said.get("packages")),
         changes=_names(said.get("changes")),
         emerge_started=bool(said.get("emerge")),
-        error=str(said.get("error", "")),
+        error=error,
         seconds=outcome.seconds,
         log=outcome.output,
     )
 
 
 def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None
 
 
 def _names(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
-def _last_json(output: str) -> dict[str, object] | None:
-    lines = output.strip().splitlines()
-    try:
-        said = json.loads(lines[-1]) if lines else None
-    except ValueError:
-        return None
-    return said if isinstance(said, dict) else None
+def _last_report(output: str) -> dict[str, object] | None:
+    """The last line that is a pull's report; ssh may say something after it."""
+    for line in reversed(output.splitlines()):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(said, dict) and said.get("result") in PULL_RESULTS:
+            return said
+    return None
 
 
 def rollout_once(

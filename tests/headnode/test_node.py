@@ -277,10 +277,10 @@ def test_stopping_ends_every_process_of_the_node(tmp_path: Path) -> None:
 
 @pytest.mark.lab
 def test_a_starter_keeps_no_handle_of_stopped_nodes(tmp_path: Path) -> None:
-    handles = len(os.listdir("/proc/self/fd"))
+    handles = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         start(spec(tmp_path)).stop()
-    assert len(os.listdir("/proc/self/fd")) == handles
+    assert len(list(Path("/proc/self/fd").iterdir())) == handles
     children = subprocess.run(
         ["ps", "-o", "stat=,comm=", "--ppid", str(os.getpid())],
         capture_output=True,
@@ -364,9 +364,10 @@ def test_a_setup_that_fails_tells_why_and_leaves_nothing(tmp_path: Path) -> None
         for inside in (None, outer.pid):
             with pytest.raises(NodeError) as caught:
                 start_all(specs, inside=inside, life=life)
-            assert str(caught.value) == (
+            why = str(caught.value).replace("\u2018", "'").replace("\u2019", "'")
+            assert why == (
                 "Node bad did not come up: mkdir: cannot create directory "
-                f"‘{tmp_path}/bad/root/etc/passwd’: File exists."
+                f"'{tmp_path}/bad/root/etc/passwd': File exists."
             )
             names = [
                 pid for pid in traces(tmp_path) if str(tmp_path / "outer") not in mounts_of(pid)

@@ -1,0 +1,480 @@
+"""The pull as a process of its own, against a real HTTP server. Its emerge is the far side."""
+
+import ast
+import hashlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blades import lab as labs
+from blades import pull
+from blades.setup import PULL_PATH, PULL_SETTINGS
+from config.portage import Rendered
+
+SYNC = "--color=n --nospinner --quiet --sync"
+UPDATE = (
+    "--color=n --nospinner --quiet --ask=n --getbinpkgonly --binpkg-respect-use=y --with-bdeps=n "
+    "--update --deep --newuse @blade"
+)
+# An emerge that notes how it was called, does what `act` says, and knows no other call.
+EMERGE = """#!/bin/sh
+echo "$*" >> '{folder}/calls'
+cd '{folder}'
+have() {{ # category/name-version build-id
+    mkdir -p "vdb/$1"; echo "$2" > "vdb/$1/BUILD_ID"; : > "vdb/$1/CONTENTS"
+}}
+case "$*" in
+    '{sync}') . ./act-sync ;;
+    '{update}') . ./act ;;
+    *) echo "unexpected: emerge $*" >&2; exit 99 ;;
+esac
+"""
+DRIVER = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("pull", sys.argv[1])
+pull = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pull)
+folder = Path(sys.argv[2])
+pull.SETTINGS = folder / "etc/pull.json"
+pull.APPLIED = folder / "lib/applied.json"
+pull.SYNCED = folder / "lib/synced"
+pull.LOG = folder / "log/pull.log"
+pull.LOCK = folder / "pull.lock"
+pull.VDB = folder / "vdb"
+pull.SET = folder / "sets/blade"
+sys.exit(pull.main())
+"""
+PACKAGES = ["app-misc/a/a-1-1.gpkg.tar", "dev-libs/b/b-2.0_rc1-r3-12.gpkg.tar"]
+INSTALL = "have app-misc/a-1 1; have dev-libs/b-2.0_rc1-r3 12"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *words: Any) -> None:
+        self.server.seen.append(self.path)  # type: ignore[attr-defined]
+
+
+@dataclass
+class Blade:
+    """A blade's files in one folder, its headnode on loopback, and what emerge will do."""
+
+    folder: Path
+    server: ThreadingHTTPServer
+    seen: list[str] = field(default_factory=list)
+
+    @property
+    def site(self) -> Path:
+        return self.folder / "site/binhost/blade/canary"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def settings(self, **more: object) -> None:
+        (self.folder / "etc").mkdir(exist_ok=True)
+        known = {"headnode": self.url, "class": "blade", "ring": "canary", "blade": "blade01"}
+        (self.folder / "etc/pull.json").write_text(json.dumps({**known, **more}))
+
+    def deploy(self, sequence: int, packages: list[str] = PACKAGES, **more: object) -> None:
+        """Put a deployment in front of the ring."""
+        folder = self.site / "deployments" / str(sequence)
+        folder.mkdir(parents=True, exist_ok=True)
+        generation = json.dumps({"number": sequence + 10, "packages": packages})
+        (folder / "generation.json").write_text(generation)
+        deployment = {
+            "class_name": "blade",
+            "ring": "canary",
+            "sequence": sequence,
+            "generation": sequence + 10,
+            "snapshots": "set-1",
+            "atoms": ["dev-libs/b", "app-misc/a"],
+            "sha256": {"generation.json": hashlib.sha256(generation.encode()).hexdigest()},
+        }
+        (self.site / "deployment.json").write_text(json.dumps({**deployment, **more}))
+
+    def emerge_does(self, update: str, sync: str = ":") -> None:
+        (self.folder / "act").write_text(f"{update}\n")
+        (self.folder / "act-sync").write_text(f"{sync}\n")
+
+    def start(self, *, path: str = "") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-c", DRIVER, pull.__file__, str(self.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": path or f"{self.folder}/bin:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
+        )
+
+    def pull(self, code: int = 0, *, path: str = "") -> dict[str, Any]:
+        """Pull once; its report, after a look that it took no notice of us in another way."""
+        process = self.start(path=path)
+        out, err = process.communicate(timeout=60)
+        assert err == ""
+        assert process.returncode == code, out
+        (line,) = out.splitlines()
+        report: dict[str, Any] = json.loads(line)
+        assert 0 <= report.pop("seconds") < 60
+        return report
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def applied(self) -> dict[str, Any] | None:
+        path = self.folder / "lib/applied.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.fixture
+def blade(tmp_path: Path) -> Iterator[Blade]:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "site").mkdir()
+    emerge = tmp_path / "bin/emerge"
+    emerge.write_text(EMERGE.format(folder=tmp_path, sync=SYNC, update=UPDATE))
+    emerge.chmod(0o755)
+    handler = partial(Quiet, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        blade = Blade(folder=tmp_path, server=server)
+        server.seen = blade.seen  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        blade.settings()
+        blade.emerge_does(INSTALL)
+        yield blade
+        server.shutdown()
+
+
+def report_of(**more: object) -> dict[str, Any]:
+    return {
+        "result": "updated",
+        "emerge": True,
+        "changes": ["+app-misc/a-1", "+dev-libs/b-2.0_rc1-r3"],
+        "error": "",
+        "blade": "blade01",
+        "ring": "canary",
+        "generation": 11,
+        "sequence": 1,
+        "packages": 2,
+        **more,
+    }
+
+
+def test_a_first_pull_syncs_installs_and_notes_what_was_applied(blade: Blade) -> None:
+    blade.deploy(1)
+    assert blade.pull() == report_of()
+    assert blade.calls == [SYNC, UPDATE]
+    assert (blade.folder / "sets/blade").read_text() == "app-misc/a\ndev-libs/b\n"
+    deployment = json.loads((blade.site / "deployment.json").read_text())
+    assert blade.applied == {**deployment, "packages": 2}
+    log = (blade.folder / "log/pull.log").read_text()
+    assert log == f"--- emerge {SYNC}\n--- emerge {UPDATE}\n"
+
+
+def test_a_pull_that_finds_nothing_new_asks_once_and_never_starts_emerge(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.pull()
+    blade.seen.clear()
+    unchanged = report_of(result="unchanged", emerge=False, changes=[])
+    assert blade.pull() == unchanged
+    assert blade.pull() == unchanged
+    assert blade.calls == [SYNC, UPDATE]
+    assert blade.seen == ["/binhost/blade/canary/deployment.json"] * 2
+
+
+def test_a_new_deployment_of_the_same_trees_is_not_synced(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.pull()
+    blade.deploy(2, ["app-misc/a/a-2-1.gpkg.tar"])
+    blade.emerge_does("rm -r vdb/app-misc/a-1; have app-misc/a-2 1")
+    assert blade.pull() == report_of(
+        changes=["-app-misc/a-1", "+app-misc/a-2"], generation=12, sequence=2, packages=1
+    )
+    assert blade.calls == [SYNC, UPDATE, UPDATE]
+    blade.deploy(3, ["app-misc/a/a-2-1.gpkg.tar"], snapshots="set-2")
+    blade.emerge_does(":")
+    assert blade.pull()["changes"] == []
+    assert blade.calls[3:] == [SYNC, UPDATE]
+
+
+def test_a_rebuilt_package_is_a_change(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.pull()
+    blade.deploy(2, ["app-misc/a/a-1-2.gpkg.tar"])
+    blade.emerge_does("have app-misc/a-1 2")
+    assert blade.pull()["changes"] == ["-app-misc/a-1", "+app-misc/a-1"]
+
+
+def test_a_headnode_that_is_down_is_a_failure_with_its_reason(blade: Blade) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    blade.settings(headnode=f"http://127.0.0.1:{port}")
+    report = blade.pull(1)
+    assert report == {
+        "result": "failed",
+        "emerge": False,
+        "changes": [],
+        "error": (
+            f"the headnode does not answer at http://127.0.0.1:{port}"
+            "/binhost/blade/canary/deployment.json: [Errno 111] Connection refused"
+        ),
+        "blade": "blade01",
+        "ring": "canary",
+    }
+    assert blade.calls == []
+
+
+def test_a_headnode_without_a_name_is_a_failure_with_its_reason(blade: Blade) -> None:
+    blade.settings(headnode="http://no-such-headnode.invalid:1")
+    error = blade.pull(1)["error"]
+    assert error.startswith("the headnode does not answer at http://no-such-headnode.invalid:1/")
+
+
+def test_a_headnode_that_hangs_up_in_the_middle_is_a_failure(blade: Blade) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def half() -> None:
+            client, _ = server.accept()
+            client.recv(9999)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+            client.close()
+
+        thread = threading.Thread(target=half)
+        thread.start()
+        blade.settings(headnode=f"http://127.0.0.1:{server.getsockname()[1]}")
+        error = blade.pull(1)["error"]
+        thread.join()
+    assert error.endswith(f": {http.client.IncompleteRead(b'{', 999)}")
+    assert blade.calls == []
+
+
+def test_a_ring_that_has_nothing_says_so(blade: Blade) -> None:
+    url = f"{blade.url}/binhost/blade/canary/deployment.json"
+    assert blade.pull(1)["error"] == f"the headnode has nothing for this ring yet ({url})"
+    assert blade.calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("<html>", "is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("[1]", "has no atoms, generation, sequence, sha256, snapshots"),
+        (
+            '{"sequence": 1, "atoms": [], "snapshots": "x", "sha256": {}}',
+            "has no generation",
+        ),
+    ],
+)
+def test_a_deployment_that_is_none_is_refused(blade: Blade, text: str, error: str) -> None:
+    blade.deploy(1)
+    (blade.site / "deployment.json").write_text(text)
+    url = f"{blade.url}/binhost/blade/canary/deployment.json"
+    assert blade.pull(1)["error"] == f"{url} {error}"
+    assert blade.calls == []
+
+
+@pytest.mark.parametrize("digests", [{"generation.json": "0" * 64}, {}])
+def test_a_generation_that_is_not_the_deployments_is_refused(
+    blade: Blade, digests: dict[str, str]
+) -> None:
+    blade.deploy(1, sha256=digests)
+    report = blade.pull(1)
+    url = f"{blade.url}/binhost/blade/canary/deployments/1/generation.json"
+    assert report["error"] == f"{url} is not what deployment.json says it is"
+    assert blade.calls == []
+    assert blade.applied is None
+
+
+def test_an_emerge_that_installs_nothing_and_ends_well_is_not_believed(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does("have app-misc/a-1 1; mkdir -p vdb/dev-libs/-MERGING-b-2.0_rc1-r3; exit 0")
+    assert blade.pull(1) == report_of(
+        result="failed",
+        changes=["+app-misc/a-1"],
+        packages=0,
+        error="emerge ended well, but did not install dev-libs/b-2.0_rc1-r3",
+    )
+    assert blade.applied is None
+
+
+def test_the_same_version_of_another_build_is_not_what_was_asked_for(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does("have app-misc/a-1 7; have dev-libs/b-2.0_rc1-r3 12")
+    error = "emerge ended well, but did not install app-misc/a-1"
+    assert blade.pull(1)["error"] == error
+
+
+def test_an_emerge_that_fails_shows_the_end_of_its_log(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does(r"seq 30; printf 'no t\377xt\n' >&2; have app-misc/a-1 1; exit 7")
+    tail = "\n".join([*(str(number) for number in range(12, 31)), "no t\ufffdxt"])
+    report = blade.pull(1)
+    assert report["error"] == f"emerge {UPDATE} failed with exit code 7:\n{tail}"
+    assert report["changes"] == ["+app-misc/a-1"]
+    assert blade.applied is None
+    assert b"30\nno t\xffxt\n" in (blade.folder / "log/pull.log").read_bytes()
+
+
+def test_a_sync_that_fails_is_tried_again_by_the_next_pull(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does(INSTALL, "echo no such module; exit 1")
+    error = f"emerge {SYNC} failed with exit code 1:\nno such module"
+    assert blade.pull(1)["error"] == error
+    assert blade.calls == [SYNC]
+    blade.emerge_does(INSTALL)
+    assert blade.pull()["result"] == "updated"
+    assert blade.calls == [SYNC, SYNC, UPDATE]
+
+
+def test_a_pull_that_was_cut_goes_on_with_the_next_one(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does("have app-misc/a-1 1; kill -KILL $PPID; exit 0")
+    process = blade.start()
+    process.communicate(timeout=60)
+    assert process.returncode == -9
+    assert blade.applied is None
+    blade.emerge_does(INSTALL)
+    assert blade.pull() == report_of(changes=["+dev-libs/b-2.0_rc1-r3"])
+    assert blade.calls == [SYNC, UPDATE, UPDATE]  # the tree was there already
+
+
+def test_trees_are_synced_again_after_a_cut_between_two_sets(blade: Blade) -> None:
+    """Back to the first set after the second was half there: the tree is not the first any more."""
+    blade.deploy(1)
+    blade.pull()
+    blade.deploy(2, snapshots="set-2")
+    blade.emerge_does(INSTALL, "exit 1")
+    blade.pull(1)
+    blade.deploy(3)
+    blade.emerge_does(INSTALL)
+    assert blade.pull()["result"] == "updated"
+    assert blade.calls == [SYNC, UPDATE, SYNC, SYNC, UPDATE]
+
+
+def test_what_was_applied_stays_noted_when_the_next_fails(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.pull()
+    before = blade.applied
+    blade.deploy(2)
+    blade.emerge_does("exit 1")
+    assert blade.pull(1)["packages"] == 2
+    assert blade.applied == before
+
+
+def test_a_damaged_note_of_what_was_applied_is_as_none(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.pull()
+    (blade.folder / "lib/applied.json").write_text('{"seq')
+    assert blade.pull() == report_of(changes=[])
+    assert blade.applied is not None
+
+
+def test_a_second_pull_at_once_is_refused_and_the_first_goes_on(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does(f"while ! [ -e go ]; do sleep 0.02; done; {INSTALL}")
+    first = blade.start()
+    deadline = time.monotonic() + 30
+    while UPDATE not in blade.calls and time.monotonic() < deadline:
+        time.sleep(0.01)
+    report = blade.pull(1)
+    assert report["error"] == "another pull is at work on this blade"
+    assert report["emerge"] is False
+    (blade.folder / "go").touch()
+    out, _ = first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert json.loads(out)["result"] == "updated"
+    assert blade.calls == [SYNC, UPDATE]
+
+
+def test_a_blade_that_is_not_set_up_says_so(blade: Blade) -> None:
+    path = blade.folder / "etc/pull.json"
+    for text, lacks in (
+        ("{", f"{path} is no JSON: "),
+        ("[]", f"{path} has no headnode, class, ring, blade"),
+        ('{"headnode": "http://x", "class": "blade"}', f"{path} has no ring, blade"),
+    ):
+        path.write_text(text)
+        error = blade.pull(2)["error"]
+        assert error.startswith(f"this blade is not set up: {lacks}")
+    path.unlink()
+    assert blade.pull(2) == {
+        "result": "failed",
+        "emerge": False,
+        "changes": [],
+        "error": f"this blade is not set up: no {path}",
+    }
+
+
+def test_a_blade_without_emerge_says_so(blade: Blade) -> None:
+    blade.deploy(1)
+    (blade.folder / "bin/emerge").unlink()
+    report = blade.pull(2, path=f"{blade.folder}/bin")
+    assert report["error"] == "this blade is not set up: no emerge"
+
+
+def test_the_pull_needs_only_the_standard_library() -> None:
+    tree = ast.parse(Path(pull.__file__).read_text())
+    names = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "."]
+        )
+    }
+    assert names <= set(sys.stdlib_module_names)
+    assert "subprocess" in names
+
+
+def test_names_of_the_pool_are_versions_and_build_ids() -> None:
+    assert pull.expected(PACKAGES) == {"app-misc/a-1": "1", "dev-libs/b-2.0_rc1-r3": "12"}
+
+
+@pytest.mark.lab
+def test_the_script_itself_pulls_in_a_lab_from_its_headnode(tmp_path: Path) -> None:
+    """As a program, with its own paths and the system's Python, over the lab's bridge."""
+    site = tmp_path / "site"
+    blade = Blade(folder=tmp_path, server=None)  # type: ignore[arg-type]
+    blade.deploy(1)
+    far_side = EMERGE.format(folder="/", sync=SYNC, update=UPDATE).replace("vdb/", "var/db/pkg/")
+    settings = {"headnode": "http://headnode:8080", "class": "blade", "ring": "canary"}
+    files = {
+        PULL_PATH: Path(pull.__file__).read_text(),
+        PULL_SETTINGS: json.dumps({**settings, "blade": "blade01"}),
+        "/usr/local/bin/emerge": far_side,
+        "/act": f"{INSTALL}\n",
+        "/act-sync": ":\n",
+    }
+    assert not Path("/act").exists()
+    with labs.running(tmp_path / "lab", {"blade01": Rendered(files=files)}) as lab:
+        serve = ["/usr/bin/python3", "-u", "-m", "http.server", "8080", "--directory", str(site)]
+        server = subprocess.Popen(
+            lab.headnode.argv(serve), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("Serving HTTP on ")
+        way = [lab.folder / "enter", "blade01", PULL_PATH]
+        first = lab.headnode.run(way, timeout_s=60)
+        again = lab.headnode.run(way, timeout_s=60)
+        calls = lab.node("blade01").run(["cat", "/calls"], timeout_s=9).output
+    server.communicate(timeout=10)
+    assert json.loads(first.output)["result"] == "updated"
+    assert json.loads(first.output)["packages"] == 2
+    assert json.loads(again.output)["result"] == "unchanged"
+    assert calls.splitlines() == [SYNC, UPDATE]
+    assert not Path("/calls").exists()

@@ -1,0 +1,124 @@
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from blades import pull
+from blades.inventory import select
+from blades.setup import PULL_PATH, PULL_SETTINGS, is_program, setup_files, to_tar
+from config.model import Cluster
+from config.portage import Rendered
+from headnode.commands.blades import write_below
+from schedules.rollout import PULL
+
+CLUSTER = Cluster.model_validate(
+    {"serve": {"host": "10.0.0.1", "http_port": 8081}, "classes": {"blade": {}}}
+)
+
+
+@pytest.fixture
+def rendered() -> Rendered:
+    (blade,) = select(CLUSTER, "blade03")
+    return setup_files(CLUSTER, blade, ["app-misc/b", "app-misc/a"])
+
+
+def tree(folder: Path) -> dict[str, tuple[str, int, str]]:
+    """Every file below `folder`: its kind, mode and content (or target)."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = ("link", 0o777, str(path.readlink()))
+        elif path.is_file():
+            found[name] = ("file", path.stat().st_mode & 0o7777, path.read_text())
+    return found
+
+
+def test_a_blade_is_told_where_its_headnode_is_and_what_it_is_itself(rendered: Rendered) -> None:
+    assert json.loads(rendered.files[PULL_SETTINGS]) == {
+        "headnode": "http://10.0.0.1:8081",
+        "class": "blade",
+        "ring": "fleet",
+        "blade": "blade03",
+    }
+
+
+def test_a_blade_is_given_the_pull_as_it_is(rendered: Rendered) -> None:
+    assert rendered.files[PULL_PATH] == Path(pull.__file__).read_text()
+    assert rendered.files[PULL_PATH].startswith("#!/usr/bin/env python3\n")
+    assert PULL_PATH == PULL  # what a rollout starts
+    assert str(pull.SETTINGS) == PULL_SETTINGS
+
+
+def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
+    assert sorted(rendered.files) == [
+        "/etc/headnode/pull.json",
+        "/etc/portage/binrepos.conf",
+        "/etc/portage/make.conf",
+        "/etc/portage/package.accept_keywords/headnode",
+        "/etc/portage/package.license/headnode",
+        "/etc/portage/package.mask/headnode",
+        "/etc/portage/package.use/headnode",
+        "/etc/portage/repos.conf",
+        "/etc/portage/sets/blade",
+        "/usr/local/sbin/headnode-pull",
+    ]
+    assert sorted(rendered.links) == ["/etc/portage/make.profile"]
+    assert rendered.files[str(pull.SET)] == "app-misc/a\napp-misc/b\n"
+
+
+def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -> None:
+    for name in ("unpacked", "written"):
+        (tmp_path / name).mkdir()
+    unpack = ["tar", "--extract", "--directory", str(tmp_path / "unpacked")]
+    subprocess.run(unpack, input=to_tar(rendered), check=True)
+    write_below(tmp_path / "written", rendered)
+    unpacked = tree(tmp_path / "unpacked")
+    assert unpacked == tree(tmp_path / "written")
+    assert {f"/{name}" for name in unpacked} == {*rendered.files, *rendered.links}
+    modes = {name: mode for name, (kind, mode, _) in unpacked.items() if kind == "file"}
+    assert modes.pop("usr/local/sbin/headnode-pull") == 0o755
+    assert set(modes.values()) == {0o644}
+
+
+def test_the_tar_is_unpacked_over_what_an_earlier_one_gave(
+    rendered: Rendered, tmp_path: Path
+) -> None:
+    unpack = ["tar", "--extract", "--directory", str(tmp_path)]
+    subprocess.run(unpack, input=to_tar(rendered), check=True)
+    before = tree(tmp_path)
+    subprocess.run(unpack, input=to_tar(rendered), check=True)
+    assert tree(tmp_path) == before
+
+
+def test_the_tar_is_the_same_every_time_and_owned_by_root(rendered: Rendered) -> None:
+    assert to_tar(rendered) == to_tar(rendered)
+    with tarfile.open(fileobj=io.BytesIO(to_tar(rendered))) as archive:
+        members = archive.getmembers()
+    assert {(member.uid, member.gid, member.mtime) for member in members} == {(0, 0, 0)}
+    assert not any(member.name.startswith("/") for member in members)
+
+
+def test_text_beyond_ascii_is_whole_in_the_tar() -> None:
+    content = to_tar(Rendered(files={"/etc/x": "é\n"}))
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        file = archive.extractfile("etc/x")
+        assert file is not None
+        assert file.read().decode() == "é\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "program"),
+    [
+        ("/usr/local/sbin/headnode-pull", True),
+        ("/usr/bin/x", True),
+        ("/etc/bin.conf", False),
+        ("/usr/bin/x/y", False),
+        ("/etc/portage/make.conf", False),
+    ],
+)
+def test_what_lies_in_bin_and_sbin_is_a_program(path: str, program: bool) -> None:
+    assert is_program(path) is program
