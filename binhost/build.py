@@ -170,7 +170,7 @@ def explain_failure(failures: list[Failure], tail: str, logs: Path) -> BuildErro
     if not failures:
         return BuildError(
             f"emerge failed without naming a package:\n{tail}",
-            remedy=f"\n{again} Log: {logs / 'emerge.out'}.",
+            remedy=f"{again} Log: {logs / 'emerge.out'}.",
         )
     parts: list[str] = []
     absent: list[str] = []
@@ -188,7 +188,7 @@ def explain_failure(failures: list[Failure], tail: str, logs: Path) -> BuildErro
     if absent:
         fetch = "headnode mirror sync fetches what is missing, headnode mirror add takes a file."
         again = f"{fetch} {again}"
-    return BuildError("\n".join(parts), remedy=f"\n{again}")
+    return BuildError("\n".join(parts), remedy=f"{again}")
 
 
 def _log_path(failure: Failure, logs: Path) -> Path | None:

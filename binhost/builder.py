@@ -234,7 +234,7 @@ def _plan(done: Completed) -> list[Step]:
     if done.code:
         raise BuildError(
             f"emerge finds no way to install @blade:\n{explain_no_plan(said)}",
-            remedy=f"\n{REMEDY}.",
+            remedy=f"{REMEDY}.",
         )
     return parse_plan(done.output)
 
@@ -261,7 +261,7 @@ def _variables(node: Node, names: tuple[str, ...]) -> dict[str, str]:
     except ValueError as error:
         raise BuildError(
             f"portageq says nothing useful of this profile:\n{done.tail}",
-            remedy="\nCorrect `profile` of the class in cluster.toml.",
+            remedy="Correct `profile` of the class in cluster.toml.",
         ) from error
 
 

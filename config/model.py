@@ -265,7 +265,8 @@ class Rollout(Section):
     exec_command: str = Field(
         "",
         description="For `exec`: the command that runs its last argument as a shell line on a "
-        "blade; %h is the blade's name. Unused with ssh.",
+        "blade; %h is the blade's name. It exits with 255, as ssh does, where the blade cannot be "
+        "reached. Unused with ssh.",
     )
     fanout: Count = Field(
         16,

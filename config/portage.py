@@ -13,6 +13,10 @@ from config.model import Class, Cluster
 
 ETC = "/etc/portage"
 REPOS = "/var/db/repos"
+# The files that a stage3 and the handbook have in these folders: ours take their place, so that
+# nothing else is asked for packages or trees.
+BINREPOS = f"{ETC}/binrepos.conf/gentoobinhost.conf"
+REPOS_CONF = f"{ETC}/repos.conf/gentoo.conf"
 PKGDIR = "/var/cache/binpkgs"
 DISTDIR = "/var/cache/distfiles"
 LOGDIR = "/var/log/portage"
@@ -140,8 +144,8 @@ def blade_files(cluster: Cluster, blade: str, atoms: Sequence[str]) -> Rendered:
     return Rendered(
         files={
             f"{ETC}/make.conf": _assignments(make_conf),
-            f"{ETC}/binrepos.conf": _ini(binrepos),
-            f"{ETC}/repos.conf": _ini(_blade_repos(cluster, class_name, ring)),
+            BINREPOS: _ini(binrepos),
+            REPOS_CONF: _ini(_blade_repos(cluster, class_name, ring)),
             **_class_files(cls, atoms),
         },
         links=_profile_link(cluster, cls),
@@ -192,8 +196,8 @@ def builder_files(cluster: Cluster, class_name: str, atoms: Sequence[str], jobs:
     return Rendered(
         files={
             f"{ETC}/make.conf": _assignments(make_conf),
-            f"{ETC}/binrepos.conf": _ini(pool),
-            f"{ETC}/repos.conf": _ini(repos),
+            BINREPOS: _ini(pool),
+            REPOS_CONF: _ini(repos),
             **_class_files(cls, atoms),
         },
         links=_profile_link(cluster, cls),

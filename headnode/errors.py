@@ -9,6 +9,8 @@
     ├── CommandError             exit 1   a tool ran and failed
     ├── NodeError                exit 1   a builder or lab node did not come up
     ├── MirrorError              exit 1   the upstream, the tree or a distfile
+    │   ├── UpstreamError                 mirror.rsync: one upstream, with its exit code
+    │   └── DistfilesError                mirror.distfiles: with what was fetched all the same
     ├── BuildError               exit 1   a package did not build
     ├── PublishError             exit 1   a generation or a deployment could not be made
     └── RolloutError             exit 1   a rollout could not be started
@@ -45,7 +47,8 @@ class HeadnodeError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.what} {self.remedy}" if self.remedy else self.what
+        between = "\n" if "\n" in self.what else " "
+        return f"{self.what}{between}{self.remedy}" if self.remedy else self.what
 
 
 class ConfigError(HeadnodeError):

@@ -6,6 +6,7 @@ done by the same `headnode` commands that a real one runs, in the lab's headnode
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,10 @@ def values(folder: Path, count: int) -> dict[str, Any]:
             "distfiles": {"upstreams": [f"http://{UPSTREAM}:{HTTP_PORT}"]},
         },
         "classes": {"blade": {"packages": PACKAGES, "profile": PROFILE, "rings": rings(count)}},
-        "rollout": {"transport": "exec", "exec_command": f"{folder}/enter %h"},
+        "rollout": {
+            "transport": "exec",
+            "exec_command": f"{shlex.quote(str(folder / 'enter'))} %h",
+        },
     }
 
 

@@ -311,7 +311,7 @@ def test_a_failure_without_a_log_or_a_name_is_still_explained(tmp_path: Path) ->
         "a/b-1 did not build: its unknown phase failed. Log: none. It ends:\n"
     )
     assert str(explain_failure([], "no room left", tmp_path)) == (
-        "emerge failed without naming a package:\nno room left \nWhat was built stays. Correct "
+        "emerge failed without naming a package:\nno room left\nWhat was built stays. Correct "
         f"the cause and run headnode build again. Log: {tmp_path / 'emerge.out'}."
     )
 

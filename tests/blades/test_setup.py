@@ -56,13 +56,13 @@ def test_a_blade_is_given_the_pull_as_it_is(rendered: Rendered) -> None:
 def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
     assert sorted(rendered.files) == [
         "/etc/headnode/pull.json",
-        "/etc/portage/binrepos.conf",
+        "/etc/portage/binrepos.conf/gentoobinhost.conf",
         "/etc/portage/make.conf",
         "/etc/portage/package.accept_keywords/headnode",
         "/etc/portage/package.license/headnode",
         "/etc/portage/package.mask/headnode",
         "/etc/portage/package.use/headnode",
-        "/etc/portage/repos.conf",
+        "/etc/portage/repos.conf/gentoo.conf",
         "/etc/portage/sets/blade",
         "/usr/local/sbin/headnode-pull",
     ]

@@ -97,7 +97,7 @@ def test_an_option_that_is_not_set_is_left_to_the_profile(tmp_path: Path) -> Non
 
 
 def test_a_blade_takes_packages_from_its_ring_alone(blade: Rendered) -> None:
-    assert sections(blade, "binrepos.conf") == {
+    assert sections(blade, "binrepos.conf/gentoobinhost.conf") == {
         "headnode": {
             "priority": "9999",
             "sync-uri": "http://head.example:8081/binhost/blade/fleet",
@@ -106,14 +106,14 @@ def test_a_blade_takes_packages_from_its_ring_alone(blade: Rendered) -> None:
         }
     }
     canary = blade_files(CLUSTER, "blade01", ATOMS)
-    assert sections(canary, "binrepos.conf")["headnode"]["sync-uri"] == (
+    assert sections(canary, "binrepos.conf/gentoobinhost.conf")["headnode"]["sync-uri"] == (
         "http://head.example:8081/binhost/blade/canary"
     )
 
 
 def test_a_blade_syncs_what_its_rings_generation_was_built_from(blade: Rendered) -> None:
     own = {"sync-type": "rsync", "auto-sync": "yes", "sync-rsync-verify-metamanifest": "no"}
-    assert sections(blade, "repos.conf") == {
+    assert sections(blade, "repos.conf/gentoo.conf") == {
         "DEFAULT": {"main-repo": "gentoo"},
         "gentoo": {
             "location": "/var/db/repos/gentoo",
@@ -148,19 +148,21 @@ def test_portage_itself_reads_the_binrepos_and_repos_conf(blade: Rendered, tmp_p
     from portage.binrepo.config import BinRepoConfigLoader
     from portage.repository.config import RepoConfigLoader
 
-    for name in ("binrepos.conf", "repos.conf"):
+    for name in ("binrepos.conf/gentoobinhost.conf", "repos.conf/gentoo.conf"):
+        (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(blade.files[f"/etc/portage/{name}"])
     settings = Settings(EROOT="/", EPREFIX="", PORTAGE_CONFIGROOT="/", ROOT="/")
-    (found,) = BinRepoConfigLoader([str(tmp_path / "binrepos.conf")], settings).values()
+    binrepos = tmp_path / "binrepos.conf/gentoobinhost.conf"
+    (found,) = BinRepoConfigLoader([str(binrepos)], settings).values()
     assert found.sync_uri == "http://head.example:8081/binhost/blade/fleet"
     assert found.verify_signature is False
     (tmp_path / "tree/profiles").mkdir(parents=True)
     (tmp_path / "tree/profiles/repo_name").write_text("gentoo\n")
     (tmp_path / "tree/metadata").mkdir()
     (tmp_path / "tree/metadata/layout.conf").write_text("masters =\n")
-    text = (tmp_path / "repos.conf").read_text()
-    (tmp_path / "repos.conf").write_text(text.replace("/var/db/repos/gentoo", f"{tmp_path}/tree"))
-    repos = RepoConfigLoader([str(tmp_path / "repos.conf")], settings)
+    conf = tmp_path / "repos.conf/gentoo.conf"
+    conf.write_text(conf.read_text().replace("/var/db/repos/gentoo", f"{tmp_path}/tree"))
+    repos = RepoConfigLoader([str(conf)], settings)
     assert repos.mainRepo().name == "gentoo"
     assert repos["gentoo"].sync_uri == "rsync://head.example:8731/blade-fleet-gentoo"
     assert repos["gentoo"].sync_type == "rsync"
@@ -213,12 +215,12 @@ def test_the_builder_fetches_nothing_over_the_network(builder: Rendered, tmp_pat
     assert found["GENTOO_MIRRORS"] == "/var/cache/headnode/distfiles"
     assert found["MAKEOPTS"] == "-j5 -l6"
     assert "EMERGE_DEFAULT_OPTS" not in found
-    assert sections(builder, "repos.conf") == {
+    assert sections(builder, "repos.conf/gentoo.conf") == {
         "DEFAULT": {"main-repo": "gentoo"},
         "gentoo": {"location": "/var/db/repos/gentoo", "auto-sync": "no"},
         "site": {"location": "/var/db/repos/site", "auto-sync": "no"},
     }
-    pool = sections(builder, "binrepos.conf")["pool"]
+    pool = sections(builder, "binrepos.conf/gentoobinhost.conf")["pool"]
     assert pool["sync-uri"] == f"file://{BUILDER_POOL_INDEX}"
 
 

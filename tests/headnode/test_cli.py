@@ -113,7 +113,8 @@ def test_the_blades_are_listed_with_their_rings(
 def test_a_blade_s_files_are_written_below_a_folder(configured: Path) -> None:
     assert run(["blades", "config", "blade03", "--output", "out"]) == 0
     assert (configured / "out/etc/portage/sets/blade").read_text() == "app-misc/hello\n"
-    assert "/binhost/blade/fleet" in (configured / "out/etc/portage/binrepos.conf").read_text()
+    binrepos = configured / "out/etc/portage/binrepos.conf/gentoobinhost.conf"
+    assert "/binhost/blade/fleet" in binrepos.read_text()
     assert os.access(configured / "out/usr/local/sbin/headnode-pull", os.X_OK)
 
 

@@ -72,7 +72,7 @@ def test_a_failure_carries_the_code_and_the_last_twenty_lines() -> None:
     tail = "\n".join([*(str(number) for number in range(12, 31)), "why"])
     assert (error.code, error.tail, error.exit_code) == (7, tail, ExitCode.FAILED)
     assert str(error) == (
-        f"sh -c seq 30; echo why >&2; exit 7 sh failed with exit code 7.\n{tail} Do it by hand."
+        f"sh -c seq 30; echo why >&2; exit 7 sh failed with exit code 7.\n{tail}\nDo it by hand."
     )
 
 
