@@ -150,8 +150,8 @@ class Build(Section):
     jobs: Count = Field(
         0,
         ge=0,
-        description="Compile jobs at once, for make -j and for packages side by side. 0: as many as the "
-        "headnode has cores.",
+        description="Compile jobs at once, for make -j and for packages side by side. 0: as many "
+        "as the headnode has cores.",
     )
     timeout_s: Seconds = Field(
         6 * 3600.0,

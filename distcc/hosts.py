@@ -1,4 +1,4 @@
-"""The helpers of cluster.toml as a DISTCC_HOSTS line. Pure. Source: distcc(1), HOST SPECIFICATIONS."""
+"""The helpers of cluster.toml as DISTCC_HOSTS. Pure. Source: distcc(1), HOST SPECIFICATIONS."""
 
 from __future__ import annotations
 
