@@ -186,7 +186,7 @@ def explain_failure(failures: list[Failure], tail: str, logs: Path) -> BuildErro
             f"Log: {log or 'none'}. It ends:\n{last_lines(text)}"
         )
     if absent:
-        fetch = "headnode mirror sync fetches what is missing, headnode mirror add takes a file."
+        fetch = "headnode mirror sync fetches what is missing."
         again = f"{fetch} {again}"
     return BuildError("\n".join(parts), remedy=f"{again}")
 

@@ -86,7 +86,8 @@ def test_every_package_of_the_set_has_a_package_file_in_staging(works: Any) -> N
 
 
 def test_progress_is_told_a_line_a_step_and_each_package_has_a_log(works: Any) -> None:
-    assert works.reports[0].startswith("10 packages to build: dev-libs/libblade-1.0, ")
+    assert works.reports[0].startswith("10 packages to build: ")
+    assert "dev-libs/libblade-1.0" in works.reports[0]
     assert "Completed (10 of 10) cluster-meta/blade-1.0::gentoo" in works.reports
     logs = [path.name for path in works.shop().logs.glob("*.log")]
     assert len([name for name in logs if name.startswith("dev-libs:libblade-1.0:")]) == 1
@@ -191,7 +192,7 @@ def test_a_package_that_does_not_compile_is_named_with_phase_log_and_end_and_the
     assert len(lines) == 1 + 20
     assert " * ERROR: app-misc/broken-1::gentoo failed (compile phase):" in lines
     assert error.value.remedy == (
-        "\nWhat was built stays. Correct the cause and run headnode build again."
+        "What was built stays. Correct the cause and run headnode build again."
     )
     assert (works.shop().staging / "app-misc/fine/fine-1-1.gpkg.tar").exists()
 
@@ -215,7 +216,7 @@ def test_a_missing_distfile_is_named_with_what_to_do_and_a_failed_install_is_no_
     ) in what
     assert "app-misc/unmerged-1 did not build: its preinst phase failed. Log: " in what
     assert error.value.remedy == (
-        "\nheadnode mirror sync fetches what is missing, headnode mirror add takes a file. "
+        "headnode mirror sync fetches what is missing. "
         "What was built stays. Correct the cause and run headnode build again."
     )
     assert list(works.shop().staging.glob("app-misc/unmerged/*")) == []
