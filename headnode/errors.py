@@ -47,7 +47,7 @@ class HeadnodeError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        between = "\n" if "\n" in self.what else " "
+        between = "\n" if isinstance(self, (CommandError, BuildError)) and "\n" in self.what else " "
         return f"{self.what}{between}{self.remedy}" if self.remedy else self.what
 
 
