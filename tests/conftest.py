@@ -1,5 +1,6 @@
 """What several tests share: a rehearsal that is up, and the promise that nothing skips unseen."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,15 @@ import pytest
 
 from headnode import rehearsal
 from headnode.rehearsal import Rehearsal
+
+
+def pytest_configure() -> None:
+    """Take interrupts as from a terminal, also where the tests were started in the background.
+
+    A shell starts a background command with SIGINT ignored, programs inherit that, and then no
+    test of Ctrl-C means anything.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
