@@ -47,8 +47,11 @@ class HeadnodeError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        between = "\n" if isinstance(self, (CommandError, BuildError)) and "\n" in self.what else " "
-        return f"{self.what}{between}{self.remedy}" if self.remedy else self.what
+        if not self.remedy:
+            return self.what
+        quotes_a_tool = isinstance(self, (CommandError, BuildError)) and "\n" in self.what
+        between = "\n" if quotes_a_tool else " "
+        return f"{self.what}{between}{self.remedy}"
 
 
 class ConfigError(HeadnodeError):
