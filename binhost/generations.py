@@ -11,12 +11,12 @@ A generation is put together beside its name and renamed to it: it is there whol
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from binhost.index import join_entries, parse_entries
+from binhost.pool import Stock
 from binhost.records import BuildResult, Generation, read, save
 from headnode.errors import PublishError
 from headnode.files import remove_tree, sync_folder, write_atomic
@@ -62,24 +62,19 @@ class Generations:
             raise PublishError(f"{path} is not what was published.", remedy="Publish anew.")
         return parse_entries(content.decode())
 
-    def make(
-        self, result: BuildResult, entries: Mapping[str, str], *, why: str, now: datetime
-    ) -> Generation:
-        """Make a generation of a build, or return the newest one if that says the same.
-
-        `entries` is the pool's, by name.
+    def propose(self, result: BuildResult, stock: Stock, *, why: str, now: datetime) -> Generation:
+        """What the generation of a build would be: the newest one, if that says the same.
 
         Raises:
             PublishError: the pool lacks a package.
         """
-        missing = [name for name in result.packages if name not in entries]
+        missing = [name for name in result.packages if name not in stock.entries]
         if missing:
             raise PublishError(f"The pool lacks {', '.join(missing)}.", remedy="Build again.")
         latest = self.latest()
         if latest is not None and same_state(latest, result):
             return latest
-        text = join_entries(entries[name] for name in result.packages)
-        generation = Generation(
+        return Generation(
             number=latest.number + 1 if latest else 1,
             class_name=result.class_name,
             parent=latest.number if latest else None,
@@ -88,14 +83,13 @@ class Generations:
             snapshots=result.snapshots,
             atoms=result.atoms,
             header=result.header,
-            packages=result.packages,
+            packages={name: stock.sha256[name] for name in result.packages},
             configuration=result.configuration,
-            entries_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            entries_sha256=hashlib.sha256(entries_text(result, stock).encode()).hexdigest(),
         )
-        self._put(generation, text)
-        return generation
 
-    def _put(self, generation: Generation, entries: str) -> None:
+    def put(self, generation: Generation, entries: str) -> None:
+        """Put a proposed generation in place, in one rename. `entries` is its `entries_text`."""
         beside = self.folder / f".{generation.number}.new"
         remove_tree(beside)
         beside.mkdir(parents=True)
@@ -105,10 +99,15 @@ class Generations:
         sync_folder(self.folder)
 
 
+def entries_text(packages: BuildResult | Generation, stock: Stock) -> str:
+    """The entries of a build or a generation, as its file `entries` has them."""
+    return join_entries(stock.entries[name] for name in packages.packages)
+
+
 def same_state(generation: Generation, result: BuildResult) -> bool:
     """Whether blades would install the same from both. Pure."""
     return (
-        generation.packages == result.packages
+        tuple(generation.packages) == result.packages
         and generation.snapshots == result.snapshots
         and generation.atoms == result.atoms
         and generation.header == result.header

@@ -54,8 +54,8 @@ def _bintree() -> Any:
     return binarytree(pkgdir="/nonexistent", settings=Settings())
 
 
-def make_entry(path: Path, pool_path: PurePosixPath) -> str:
-    """The index entry of the package file `path` under its name in the pool. Reads the file twice.
+def make_entry(path: Path, pool_path: PurePosixPath) -> tuple[str, str]:
+    """The index entry of the package file `path` under its name in the pool, and its SHA-256.
 
     Raises:
         PublishError: it is no whole gpkg, or its name is not its content's.
@@ -67,7 +67,7 @@ def make_entry(path: Path, pool_path: PurePosixPath) -> str:
     stat = path.stat()
     known = tree._pkgindex_keys  # what `emaint binhost --fix` records
     entry = {key: " ".join(value.split()) for key, value in metadata.items() if key in known}
-    hashes = digests(path, "md5", "sha1")
+    hashes = digests(path, "md5", "sha1", "sha256")
     entry |= {
         "CPV": cpv_of(metadata, pool_path),
         "PATH": str(pool_path),
@@ -85,7 +85,7 @@ def make_entry(path: Path, pool_path: PurePosixPath) -> str:
         ) from error
     index = tree._new_pkgindex()
     index.packages.append(entry)
-    return _body(index)
+    return _body(index), hashes["sha256"]
 
 
 def cpv_of(metadata: Mapping[str, str], pool_path: PurePosixPath) -> str:

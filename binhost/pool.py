@@ -4,9 +4,10 @@
 
     pool/<cat>/<pn>/<pf>-<build_id>.gpkg.tar
     pool/entries      the index entries of all of them, in the order of their names
+    pool/sha256       their digests, as sha256sum(1) checks them
 
-A package is linked into the pool first and entered in `entries` second: a file that no entry names
-is never offered, and is entered again by the next publish.
+A package is linked into the pool first, its digest written second, and its entry last: a file that
+no entry names is never offered, and is entered again by the next publish.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from binhost.index import field, join_entries, make_entry, parse_entries
+from binhost.index import join_entries, make_entry, parse_entries
 from headnode.errors import PublishError
 from headnode.files import digests, sync_folder, write_atomic
 
 SUFFIX = ".gpkg.tar"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """What a pool has, by name: the index entries, and the SHA-256 of each file's content."""
+
+    entries: Mapping[str, str]
+    sha256: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +43,31 @@ class Pool:
         """Where the entries are."""
         return self.folder / "entries"
 
+    @property
+    def digests_file(self) -> Path:
+        """Where the digests are."""
+        return self.folder / "sha256"
+
+    def stock(self) -> Stock:
+        """Everything that the pool offers.
+
+        Raises:
+            PublishError: a package has no digest.
+        """
+        entries, sha256 = self.entries(), parse_digests(self._digests_text())
+        if lacking := sorted(entries.keys() - sha256.keys()):
+            raise PublishError(
+                f"{self.digests_file} lacks {', '.join(lacking)}.",
+                remedy="It is damaged: put it back from a backup.",
+            )
+        return Stock(entries=entries, sha256=sha256)
+
+    def _digests_text(self) -> str:
+        try:
+            return self.digests_file.read_text()
+        except FileNotFoundError:
+            return ""
+
     def entries(self) -> dict[str, str]:
         """The index entry of every package, by its name in the pool."""
         try:
@@ -45,30 +79,33 @@ class Pool:
         """The names of the package files that are there, with an entry or without."""
         return package_names(self.folder)
 
-    def add(
-        self, staging: Path, names: Iterable[str], known: Mapping[str, str] | None = None
-    ) -> dict[str, str]:
-        """Take packages over from `staging`, and return the entries of the whole pool.
+    def add(self, staging: Path, names: Iterable[str], known: Stock | None = None) -> Stock:
+        """Take packages over from `staging`, and return what the whole pool has then.
 
         A package that the pool has already is left as it is; adding twice changes nothing. All
-        are checked before the first is linked. `known` are the pool's entries, if they are at hand.
+        are checked before the first is linked. `known` is what the pool has, if that is at hand.
 
         Raises:
             PublishError: one is missing, is no whole gpkg, or has the name of another.
         """
-        entries = dict(self.entries() if known is None else known)
+        known = known or self.stock()
         staged = package_names(staging)
         new = {}
         for name in names:
-            if name not in entries:
+            if name not in known.entries:
                 new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
-            elif name in staged and not _is_entered(staging / name, entries[name]):
+            elif name in staged and not _is_entered(staging / name, known.sha256[name]):
                 raise _other_content(staging / name, name)
-        if new:
-            self._link(staging, new)
-            entries = dict(sorted({**entries, **new}.items()))
-            write_atomic(self.entries_file, join_entries(entries.values()))
-        return entries
+        if not new:
+            return known
+        self._link(staging, new)
+        stock = Stock(
+            entries=_with(known.entries, {name: entry for name, (entry, _) in new.items()}),
+            sha256=_with(known.sha256, {name: digest for name, (_, digest) in new.items()}),
+        )
+        write_atomic(self.digests_file, join_digests(stock.sha256))
+        write_atomic(self.entries_file, join_entries(stock.entries.values()))
+        return stock
 
     def _source(self, staging: Path, name: str) -> Path:
         """Where a package without an entry is: in the pool if a killed publish linked it."""
@@ -85,8 +122,9 @@ class Pool:
         return target if target.exists() else source
 
     def _link(self, staging: Path, names: Iterable[str]) -> None:
-        for litter in self.folder.glob(f".{self.entries_file.name}.*"):
-            litter.unlink()  # of a publish that was killed
+        for file in (self.entries_file, self.digests_file):
+            for litter in self.folder.glob(f".{file.name}.*"):
+                litter.unlink()  # of a publish that was killed
         folders = {self.folder}
         for name in names:
             source, target = staging / name, self.folder / name
@@ -99,9 +137,24 @@ class Pool:
             sync_folder(folder)
 
 
-def _is_entered(path: Path, entry: str) -> bool:
-    """Whether a staged file is what its entry says, or the empty one that keeps a name free."""
-    return not path.stat().st_size or digests(path, "sha1")["sha1"] == field(entry, "SHA1")
+def _with(known: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    return dict(sorted({**known, **new}.items()))
+
+
+def parse_digests(text: str) -> dict[str, str]:
+    """What a file of sha256sum(1) says: name -> hex digest. Pure."""
+    lines = (line.partition("  ") for line in text.splitlines())
+    return {name: digest for digest, _, name in lines}
+
+
+def join_digests(sha256: Mapping[str, str]) -> str:
+    """A file for `sha256sum --check`. Pure."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sha256.items())
+
+
+def _is_entered(path: Path, sha256: str) -> bool:
+    """Whether a staged file is what was published, or the empty one that keeps a name free."""
+    return not path.stat().st_size or digests(path, "sha256")["sha256"] == sha256
 
 
 def _other_content(source: Path, name: str) -> PublishError:

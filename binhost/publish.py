@@ -1,19 +1,20 @@
 """Publishing: what was built becomes a generation, and a ring gets it.
 
-The order is what makes it safe to be killed anywhere: packages into the pool, their entries, the
-generation, the deployment, one rename, and only then is the staging folder emptied. Run again, each
-step finds what is there already.
+The order is what makes it safe to be killed anywhere: packages are signed in staging and enter the
+pool, then their entries; the gates are asked; then the generation, the deployment, one rename, and
+only then is the staging folder emptied. Run again, each step finds what is there already.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from binhost.generations import Generations
+from binhost.gates import NO_WAIVERS, Gates, Move, MoveKind, Waivers, no_gates, pass_gates
+from binhost.generations import Generations, entries_text
 from binhost.pool import Pool, clear_staging
 from binhost.records import BuildResult, Deployment, Generation, read
 from binhost.rings import Ring, check_files
@@ -22,15 +23,22 @@ from headnode.files import locked
 
 log = logging.getLogger(__name__)
 
+ReposOf = Callable[[str], Mapping[str, Path]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binhost:
-    """A class's folders: what is published (`folder`) and what is built (`build_folder`)."""
+    """A class's folders: what is published (`folder`) and what is built (`build_folder`).
+
+    `pool_url` is where blades find the pool; `repos_of` gives the snapshots (name -> folder) of a
+    snapshot set.
+    """
 
     class_name: str
     folder: Path
     build_folder: Path
     pool_url: str
+    repos_of: ReposOf
 
     @property
     def pool(self) -> Pool:
@@ -53,6 +61,17 @@ class Binhost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What somebody asks for: which ring, why, when, and what has to be passed."""
+
+    ring: str
+    now: datetime
+    why: str = ""
+    gates: Gates = no_gates
+    waivers: Waivers = NO_WAIVERS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """What a publish came to. `deployment` is the ring's, whether `moved` or as it was."""
 
@@ -62,35 +81,51 @@ class Published:
     moved: bool
 
 
-ReposOf = Callable[[str], Mapping[str, Path]]
-
-
-def publish(
-    binhost: Binhost, ring_name: str, *, why: str, now: datetime, repos_of: ReposOf
-) -> Published:
+def publish(binhost: Binhost, order: Order) -> Published:
     """Make a generation of the last build and put it in front of a ring.
 
-    `repos_of` gives the snapshots (name -> folder) of a snapshot set. Nothing changed: nothing is
-    written.
+    Nothing changed: nothing is written, and no gate is asked.
 
     Raises:
-        PublishError: nothing was built yet, or a package is not what it must be; the ring is as it
-            was.
+        PublishError: nothing was built yet, a package is not what it must be, or a gate holds it
+            up (GateError); the ring is as it was.
         BusyError: another publish is at work.
     """
     with locked(binhost.folder / ".lock", "headnode publish"):
         result = _last_build(binhost)
-        known = binhost.pool.entries()
-        entries = binhost.pool.add(binhost.staging, result.packages, known)
-        generation = binhost.generations.make(result, entries, why=why, now=now)
-        published = deploy(binhost, ring_name, generation, now=now, repos_of=repos_of)
-        _clear_staging(binhost, entries)
-        return Published(
-            generation=generation,
-            deployment=published.deployment,
-            new_packages=tuple(name for name in result.packages if name not in known),
-            moved=published.moved,
-        )
+        known = binhost.pool.stock()
+        stock = binhost.pool.add(binhost.staging, result.packages, known)
+        new = tuple(name for name in result.packages if name not in known.entries)
+        generation = binhost.generations.propose(result, stock, why=order.why, now=order.now)
+        entries = {name: stock.entries[name] for name in generation.packages}
+        move = _move(binhost, order, MoveKind.PROMOTE, generation, entries)
+        if generation.number not in binhost.generations.numbers():
+            move = replace(move, kind=MoveKind.PUBLISH, new=frozenset(new))
+            reports = pass_gates(move, order.gates, order.waivers)
+            generation = generation.model_copy(update={"gates": reports})
+            binhost.generations.put(generation, entries_text(generation, stock))
+            move = replace(move, generation=generation)
+        published = replace(_bring(binhost, order, move), new_packages=new)
+        _clear_staging(binhost, stock.entries)
+        return published
+
+
+def _move(
+    binhost: Binhost,
+    order: Order,
+    kind: MoveKind,
+    generation: Generation,
+    entries: Mapping[str, str],
+) -> Move:
+    current = binhost.ring(order.ring).current()
+    return Move(
+        kind=kind,
+        class_name=binhost.class_name,
+        ring=order.ring,
+        present=binhost.generations.read(current.generation) if current else None,
+        generation=generation,
+        entries=entries,
+    )
 
 
 def _last_build(binhost: Binhost) -> BuildResult:
@@ -109,41 +144,64 @@ def _clear_staging(binhost: Binhost, published: Container[str]) -> None:
         log.info("The staging folder is left as it is: %s", error.what)
 
 
-def deploy(
-    binhost: Binhost, ring_name: str, generation: Generation, *, now: datetime, repos_of: ReposOf
-) -> Published:
+def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
     """Put a generation in front of a ring, unless the ring has it already.
 
-    It does not have it if its index sends blades to another address than the headnode has now.
+    It does not have it if its index sends blades to another address than the headnode has now. What
+    was published just now has passed its gates; any other move is examined here.
     """
-    ring = binhost.ring(ring_name)
+    ring = binhost.ring(move.ring)
     current = ring.current()
-    same = current is not None and current.generation == generation.number
+    same = current is not None and current.generation == move.generation.number
     if current is not None and same and ring.pool_url() == binhost.pool_url:
-        return Published(generation=generation, deployment=current, new_packages=(), moved=False)
-    entries = binhost.generations.entries(generation)
-    check_files(binhost.pool.folder, entries)
+        return Published(
+            generation=move.generation, deployment=current, new_packages=(), moved=False
+        )
+    check_files(binhost.pool.folder, move.entries)
+    examined = move.kind is not MoveKind.PUBLISH and not same
+    reports = pass_gates(move, order.gates, order.waivers) if examined else ()
     deployment = ring.deploy(
-        generation,
-        entries,
-        repos=repos_of(generation.snapshots),
+        move.generation,
+        move.entries,
+        repos=binhost.repos_of(move.generation.snapshots),
         pool_url=binhost.pool_url,
-        now=now,
+        gates=reports,
+        now=order.now,
     )
-    return Published(generation=generation, deployment=deployment, new_packages=(), moved=True)
+    return Published(generation=move.generation, deployment=deployment, new_packages=(), moved=True)
 
 
-def promote(
-    binhost: Binhost, ring_name: str, number: int | None, *, now: datetime, repos_of: ReposOf
-) -> Published:
+def promote(binhost: Binhost, order: Order, number: int | None) -> Published:
     """Put generation `number` (None: the newest) in front of a ring.
 
     Raises:
-        PublishError: there is no such generation.
+        PublishError: there is no such generation, or a gate holds it up (GateError).
+        BusyError: another publish is at work.
     """
     with locked(binhost.folder / ".lock", "headnode promote"):
         newest = binhost.generations.latest()
         if newest is None:
             raise PublishError("There is no generation yet.", remedy="headnode publish makes one.")
         generation = newest if number is None else binhost.generations.read(number)
-        return deploy(binhost, ring_name, generation, now=now, repos_of=repos_of)
+        return _bring_known(binhost, order, MoveKind.PROMOTE, generation)
+
+
+def rollback(binhost: Binhost, order: Order, number: int | None) -> Published:
+    """Put an older generation (None: the one that the ring had before) in front of a ring.
+
+    Raises:
+        PublishError: there is none, or a gate holds it up (GateError): above all that a blade in
+            the lab found no way back.
+        BusyError: another publish is at work.
+    """
+    with locked(binhost.folder / ".lock", "headnode rollback"):
+        target = binhost.ring(order.ring).before() if number is None else number
+        generation = binhost.generations.read(target)
+        return _bring_known(binhost, order, MoveKind.ROLLBACK, generation)
+
+
+def _bring_known(
+    binhost: Binhost, order: Order, kind: MoveKind, generation: Generation
+) -> Published:
+    entries = binhost.generations.entries(generation)
+    return _bring(binhost, order, _move(binhost, order, kind, generation, entries))

@@ -43,11 +43,26 @@ class BuildResult(Record):
     seconds: float
 
 
+class GateReport(Record):
+    """What one gate found, in plain words. `waived` is why it was let through all the same."""
+
+    gate: str
+    passed: bool
+    report: str
+    waived: str = ""
+
+    @property
+    def lets_through(self) -> bool:
+        """Whether it holds nothing up."""
+        return self.passed or bool(self.waived)
+
+
 class Generation(Record):
     """One complete state of what blades of a class install. Immutable once its folder is there.
 
-    `entries_sha256` is the digest of the file `entries` beside it; `parent` the generation it was
-    made after, if any.
+    `packages` are pool names with the SHA-256 of their content; `entries_sha256` is the digest of
+    the file `entries` beside it; `parent` the generation it was made after, if any; `gates` what it
+    had to pass.
     """
 
     number: int
@@ -58,16 +73,18 @@ class Generation(Record):
     snapshots: str
     atoms: tuple[str, ...]
     header: dict[str, str]
-    packages: tuple[str, ...]
+    packages: dict[str, str]
     configuration: Configuration
     entries_sha256: str
+    gates: tuple[GateReport, ...] = ()
 
 
 class Deployment(Record):
     """A generation in front of a ring. What a pull compares with what it has applied.
 
     `sequence` only grows for a ring; `timestamp` (seconds since the epoch) is the index's.
-    `repos` names the repositories that go with it, `sha256` the digest of each file beside it.
+    `repos` names the repositories that go with it, `sha256` the digest of each file beside it,
+    `gates` what the ring's move to it had to pass, if it was not the first to have it.
     """
 
     class_name: str
@@ -80,6 +97,7 @@ class Deployment(Record):
     repos: tuple[str, ...]
     atoms: tuple[str, ...]
     sha256: dict[str, str]
+    gates: tuple[GateReport, ...] = ()
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

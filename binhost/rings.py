@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from binhost.index import field, render
-from binhost.records import Deployment, Generation, read, save, to_json
+from binhost.records import Deployment, GateReport, Generation, read, save, to_json
 from headnode.errors import PublishError
 from headnode.files import point_symlink, remove_tree, sync_folder, write_atomic
 
@@ -54,11 +54,35 @@ class Ring:
                     break
         return None
 
+    def sequences(self) -> list[int]:
+        """The numbers of its deployments, oldest first, whether or not the ring moved to each."""
+        folder = self.folder / "deployments"
+        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+    def deployment(self, sequence: int) -> Deployment:
+        """The deployment of that number."""
+        return read(self.folder / "deployments" / str(sequence) / "deployment.json", Deployment)
+
     def newest(self) -> Deployment | None:
         """The last deployment that was made, whether or not the ring moved to it."""
-        folder = self.folder / "deployments"
-        known = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-        return read(folder / str(max(known)) / "deployment.json", Deployment) if known else None
+        known = self.sequences()
+        return self.deployment(known[-1]) if known else None
+
+    def before(self) -> int:
+        """The generation that the ring had before its present one: the newest older that it had.
+
+        Raises:
+            PublishError: it never had one.
+        """
+        current = self.current()
+        had = {self.deployment(sequence).generation for sequence in self.sequences()}
+        older = {number for number in had if current and number < current.generation}
+        if not older:
+            raise PublishError(
+                f"The ring {self.name} never had an older generation.",
+                remedy="headnode generations list shows what there is; name one with --to.",
+            )
+        return max(older)
 
     def deploy(
         self,
@@ -68,10 +92,11 @@ class Ring:
         repos: Mapping[str, Path],
         pool_url: str,
         now: datetime,
+        gates: tuple[GateReport, ...] = (),
     ) -> Deployment:
         """Put `generation` in front of the ring: one rename, after everything is in place.
 
-        `repos` are the snapshots of its trees (name -> folder).
+        `repos` are the snapshots of its trees (name -> folder), `gates` what the move passed.
         """
         # Not the current one: a deployment that was made, and then lost its rename with the power,
         # may have been seen by a blade.
@@ -97,6 +122,7 @@ class Ring:
             repos=tuple(repos),
             atoms=generation.atoms,
             sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            gates=gates,
         )
         self._put(deployment, files, repos)
         return deployment

@@ -56,7 +56,7 @@ def cli(context: click.Context, config_path: Path | None, verbose: bool) -> None
 
 
 for command in (
-    *(init.init, mirror.mirror, build.build, rings.publish, rings.promote),
+    *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, serve.serve, lab.lab),
 ):
     cli.add_command(command)

@@ -13,6 +13,7 @@
     │   └── DistfilesError                mirror.distfiles: with what was fetched all the same
     ├── BuildError               exit 1   a package did not build
     ├── PublishError             exit 1   a generation or a deployment could not be made
+    │   └── GateError                     binhost.gates: with what every gate said
     └── RolloutError             exit 1   a rollout could not be started
 
 An error says what failed, where, what was expected and found, and ends in what to do (`remedy`).
@@ -40,6 +41,7 @@ class HeadnodeError(Exception):
     """Something failed: `what` happened, and the `remedy`, each in whole sentences."""
 
     exit_code = ExitCode.FAILED
+    quotes = False  # whether `what` may quote several lines: the remedy then has one of its own
 
     def __init__(self, what: str, *, remedy: str = "") -> None:
         super().__init__(what)
@@ -49,8 +51,7 @@ class HeadnodeError(Exception):
     def __str__(self) -> str:
         if not self.remedy:
             return self.what
-        quotes_a_tool = isinstance(self, (CommandError, BuildError)) and "\n" in self.what
-        between = "\n" if quotes_a_tool else " "
+        between = "\n" if self.quotes and "\n" in self.what else " "
         return f"{self.what}{between}{self.remedy}"
 
 
@@ -97,6 +98,8 @@ class BusyError(HeadnodeError):
 class CommandError(HeadnodeError):
     """A tool failed. `argv`, `code` (negative: a signal) and `tail`, the last lines it printed."""
 
+    quotes = True
+
     def __init__(self, argv: Sequence[str], code: int, tail: str, *, remedy: str = "") -> None:
         how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
         said = f"\n{tail}" if tail else ""
@@ -116,6 +119,8 @@ class MirrorError(HeadnodeError):
 
 class BuildError(HeadnodeError):
     """A package did not build, or the sets cannot be resolved."""
+
+    quotes = True
 
 
 class PublishError(HeadnodeError):

@@ -14,7 +14,8 @@ from binhost import build as build_step
 from binhost import builder
 from binhost.build import configuration_of
 from binhost.builder import Workshop
-from binhost.publish import Published, promote, publish
+from binhost.gates import Waivers
+from binhost.publish import Order, Published, promote, publish, rollback
 from binhost.records import BuildResult, Configuration, Record, read, save
 from config.load import atoms_of
 from headnode.errors import MirrorError, PublishError
@@ -34,6 +35,14 @@ class Synced:
     fetched: tuple[str, ...]
     present: int
     by_hand: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What whoever moves a ring says about it: a note, and the gates to let pass."""
+
+    note: str = ""
+    waive: frozenset[str] = frozenset()
 
 
 class Sources(Record):
@@ -168,7 +177,7 @@ def build_once(site: Site, class_name: str, *, fresh: bool = False, watch: Obser
 
 
 def publish_once(
-    site: Site, class_name: str, ring: str | None, *, why: str, now: datetime
+    site: Site, class_name: str, ring: str | None, *, now: datetime, asked: Asked = Asked()
 ) -> Published:
     """Put what was built last in front of a ring (None: the first).
 
@@ -176,27 +185,48 @@ def publish_once(
         PublishError, BusyError: the ring is as it was.
     """
     site.require_space()
-    return publish(
-        site.binhost(class_name),
-        site.ring(class_name, ring),
-        why=why,
-        now=now,
-        repos_of=site.repos_of,
-    )
+    return publish(site.binhost(class_name), _order(site, class_name, ring, now, asked))
 
 
 def promote_once(
-    site: Site, class_name: str, ring: str, number: int | None, *, now: datetime
+    site: Site,
+    class_name: str,
+    ring: str,
+    number: int | None,
+    *,
+    now: datetime,
+    asked: Asked = Asked(),
 ) -> Published:
     """Put a generation (None: the newest) in front of a ring.
 
     Raises:
         PublishError, BusyError: the ring is as it was.
     """
-    return promote(
-        site.binhost(class_name),
-        site.ring(class_name, ring),
-        number,
+    site.require_space()
+    return promote(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
+
+
+def rollback_once(
+    site: Site,
+    class_name: str,
+    ring: str,
+    number: int | None,
+    *,
+    now: datetime,
+    asked: Asked = Asked(),
+) -> Published:
+    """Put an older generation (None: the one that it had before) in front of a ring again.
+
+    Raises:
+        PublishError, BusyError: the ring is as it was.
+    """
+    return rollback(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
+
+
+def _order(site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked) -> Order:
+    return Order(
+        ring=site.ring(class_name, ring),
         now=now,
-        repos_of=site.repos_of,
+        why=asked.note,
+        waivers=Waivers(names=asked.waive, note=asked.note),
     )

@@ -70,6 +70,7 @@ class Site:
             folder=self.state / "binhost" / class_name,
             build_folder=self.state / "build" / class_name,
             pool_url=http_url(self.cluster, f"binhost/{class_name}/pool"),
+            repos_of=self.repos_of,
         )
 
     def repos_of(self, set_id: str) -> Mapping[str, Path]:

@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import click
 
 from binhost.publish import Published
 from headnode.commands.context import Settings, chosen_class, class_option, json_option, now
 from headnode.console import say, show_json
-from schedules.cycle import promote_once, publish_once
+from schedules.cycle import Asked, promote_once, publish_once, rollback_once
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def asked_options(command: Command) -> Command:
+    """Give a command `--waive` and `--note`, as one argument `asked`."""
+
+    @click.option("--note", default="", help="Why, for the record.")
+    @click.option(
+        "--waive",
+        multiple=True,
+        metavar="GATE",
+        help="Let it pass although this gate says no; needs --note. May be given again.",
+    )
+    @functools.wraps(command)
+    def with_asked(*args: Any, note: str, waive: tuple[str, ...], **options: Any) -> Any:
+        return command(*args, asked=Asked(note=note, waive=frozenset(waive)), **options)
+
+    return cast(Command, with_asked)
 
 
 @click.command()
 @class_option
 @click.option("--ring", help="Ring to put it in front of  [default: the first]")
-@click.option("--note", "why", default="", help="Why, for the generation's record.")
+@asked_options
 @json_option
 @click.pass_obj
 def publish(
-    settings: Settings, class_name: str | None, ring: str | None, why: str, as_json: bool
+    settings: Settings,
+    class_name: str | None,
+    ring: str | None,
+    asked: Asked,
+    as_json: bool,
 ) -> None:
     """Make a generation of what was built, and put it in front of a ring.
 
     Example: headnode publish --ring canary --note "openssl security fix"
     """
     site = settings.site()
-    done = publish_once(site, chosen_class(site, class_name), ring, why=why, now=now())
+    done = publish_once(site, chosen_class(site, class_name), ring, now=now(), asked=asked)
     _show(done, as_json)
 
 
@@ -32,10 +59,16 @@ def publish(
 @click.argument("generation", type=int, required=False)
 @click.option("--ring", required=True, help="Ring to put it in front of.")
 @class_option
+@asked_options
 @json_option
 @click.pass_obj
 def promote(
-    settings: Settings, generation: int | None, ring: str, class_name: str | None, as_json: bool
+    settings: Settings,
+    generation: int | None,
+    ring: str,
+    class_name: str | None,
+    asked: Asked,
+    as_json: bool,
 ) -> None:
     """Put a generation (the newest, if none is named) in front of a ring.
 
@@ -43,7 +76,33 @@ def promote(
     """
     site = settings.site()
     name = chosen_class(site, class_name)
-    _show(promote_once(site, name, ring, generation, now=now()), as_json)
+    _show(promote_once(site, name, ring, generation, now=now(), asked=asked), as_json)
+
+
+@click.command()
+@click.option("--ring", required=True, help="Ring that goes back.")
+@click.option("--to", "generation", type=int, help="Generation  [default: the one it had before]")
+@class_option
+@asked_options
+@json_option
+@click.pass_obj
+def rollback(
+    settings: Settings,
+    generation: int | None,
+    ring: str,
+    class_name: str | None,
+    asked: Asked,
+    as_json: bool,
+) -> None:
+    """Put the generation that a ring had before in front of it again.
+
+    Its blades go back to it when they pull next: older versions, and without what it lacks.
+
+    Example: headnode rollback --ring fleet --note "openssl breaks slurm"
+    """
+    site = settings.site()
+    name = chosen_class(site, class_name)
+    _show(rollback_once(site, name, ring, generation, now=now(), asked=asked), as_json)
 
 
 def _show(done: Published, as_json: bool) -> None:

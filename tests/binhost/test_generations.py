@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from binhost.generations import Generations
+from binhost.generations import Generations, entries_text
+from binhost.pool import Stock
 from binhost.records import BuildResult
 from headnode.errors import PublishError
 
 A, B = "app-misc/a/a-1-1.gpkg.tar", "app-misc/b/b-1-1.gpkg.tar"
 ENTRIES = {name: f"CPV: app-misc/x-1\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
+STOCK = Stock(entries=ENTRIES, sha256={A: "aa", B: "bb"})
 
 
 @pytest.fixture
@@ -25,7 +27,10 @@ def result(tmp_path: Path, finished: Any) -> BuildResult:
 
 
 def make(generations: Generations, result: BuildResult) -> int:
-    return generations.make(result, ENTRIES, why="w", now=result.finished).number
+    proposed = generations.propose(result, STOCK, why="w", now=result.finished)
+    if proposed.number not in generations.numbers():
+        generations.put(proposed, entries_text(proposed, STOCK))
+    return proposed.number
 
 
 def test_generations_are_numbered_and_name_their_parent(
@@ -37,7 +42,7 @@ def test_generations_are_numbered_and_name_their_parent(
     assert generations.numbers() == [1, 2]
     latest = generations.latest()
     assert latest is not None
-    assert (latest.parent, latest.packages) == (1, (A, B))
+    assert (latest.parent, latest.packages) == (1, {A: "aa", B: "bb"})
     assert generations.entries(generations.read(1)) == {A: ENTRIES[A]}
 
 
@@ -69,7 +74,7 @@ def test_a_package_that_the_pool_lacks_is_named(
     generations: Generations, result: BuildResult
 ) -> None:
     with pytest.raises(PublishError) as error:
-        generations.make(result, {}, why="", now=result.finished)
+        generations.propose(result, Stock(entries={}, sha256={}), why="", now=result.finished)
     assert str(error.value) == f"The pool lacks {A}. Build again."
     assert generations.numbers() == []
 

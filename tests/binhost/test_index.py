@@ -41,7 +41,7 @@ def test_entries_are_those_that_portage_wrote_when_it_built_the_packages(works: 
     ours = by_portage(
         render(
             works.result.header,
-            (make_entry(works.first / name, PurePosixPath(name)) for name in theirs),
+            (make_entry(works.first / name, PurePosixPath(name))[0] for name in theirs),
             timestamp=1,
             uri="",
         )[0]
@@ -140,7 +140,7 @@ def test_dependencies_are_reduced_to_the_packages_own_use(
     name = make_package(
         tmp_path, "a-1", USE="ssl", IUSE="ssl gtk", RDEPEND="ssl? ( dev-libs/o:0= ) gtk? ( x/y )"
     )
-    entry = make_entry(tmp_path / name, PurePosixPath(name))
+    entry, _ = make_entry(tmp_path / name, PurePosixPath(name))
     assert field(entry, "RDEPEND") == "dev-libs/o:0="
 
 

@@ -1,5 +1,6 @@
 """A name in the pool never changes its content, whatever happens while it is filled."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from binhost import pool as module
 from binhost.index import field, join_entries
 from binhost.pool import Pool, clear_staging
 from headnode.errors import PublishError
+from headnode.process import run
 
 
 @pytest.fixture
@@ -39,11 +41,31 @@ def test_a_package_enters_by_a_link_and_with_an_entry(
     pool: Pool, staging: Path, make_package: Any
 ) -> None:
     name = make_package(staging, "a-1")
-    entries = pool.add(staging, [name])
-    assert entries == pool.entries()
+    stock = pool.add(staging, [name])
+    assert stock == pool.stock()
     assert (pool.folder / name).samefile(staging / name)
     assert (pool.folder / name).stat().st_mode & 0o777 == 0o644
-    assert field(entries[name], "SIZE") == str((staging / name).stat().st_size)
+    assert field(stock.entries[name], "SIZE") == str((staging / name).stat().st_size)
+
+
+def test_the_digests_are_those_that_sha256sum_checks(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    name = make_package(staging, "a-1")
+    stock = pool.add(staging, [name])
+    assert stock.sha256 == {name: hashlib.sha256((staging / name).read_bytes()).hexdigest()}
+    run(["sha256sum", "--check", "--strict", "sha256"], timeout_s=30, cwd=pool.folder)
+
+
+def test_an_entry_without_a_digest_is_named(pool: Pool, staging: Path, make_package: Any) -> None:
+    name = make_package(staging, "a-1")
+    pool.add(staging, [name])
+    pool.digests_file.unlink()
+    with pytest.raises(PublishError) as error:
+        pool.stock()
+    assert str(error.value) == (
+        f"{pool.digests_file} lacks {name}. It is damaged: put it back from a backup."
+    )
 
 
 def test_adding_twice_changes_nothing(pool: Pool, staging: Path, make_package: Any) -> None:
@@ -60,8 +82,8 @@ def test_adding_twice_changes_nothing(pool: Pool, staging: Path, make_package: A
 def test_old_entries_stay_as_they_are_when_others_come(
     pool: Pool, staging: Path, make_package: Any
 ) -> None:
-    first = pool.add(staging, [make_package(staging, "b-1")])
-    second = pool.add(staging, [make_package(staging, "a-1")])
+    first = pool.add(staging, [make_package(staging, "b-1")]).entries
+    second = pool.add(staging, [make_package(staging, "a-1")]).entries
     assert first.items() < second.items()
     assert list(second) == sorted(second)
     assert pool.entries_file.read_text() == join_entries(second.values())
@@ -109,15 +131,15 @@ def test_a_crash_between_link_and_entry_is_healed_by_the_next_add(
         pool.add(staging, [name])
     assert (pool.folder / name).exists()
     assert pool.entries() == {}
-    assert list(pool.add(staging, [name])) == [name]
-    assert sorted(path.name for path in pool.folder.iterdir()) == ["app-misc", "entries"]
+    assert list(pool.add(staging, [name]).entries) == [name]
+    assert sorted(path.name for path in pool.folder.iterdir()) == ["app-misc", "entries", "sha256"]
 
 
 def test_a_linked_package_without_an_entry_is_entered_even_if_staging_lost_it(
     pool: Pool, staging: Path, make_package: Any
 ) -> None:
     name = make_package(pool.folder, "a-1")
-    assert list(pool.add(staging, [name])) == [name]
+    assert list(pool.add(staging, [name]).entries) == [name]
 
 
 def test_nothing_is_linked_when_one_of_several_is_not_whole(
@@ -142,7 +164,7 @@ def test_a_package_that_is_nowhere_is_named(pool: Pool, staging: Path) -> None:
 def test_staging_keeps_what_the_pool_has_not(pool: Pool, staging: Path, make_package: Any) -> None:
     published, built = make_package(staging, "a-1"), make_package(staging, "a-2")
     (staging / "Packages").write_text("stale")
-    clear_staging(staging, pool.add(staging, [published]))
+    clear_staging(staging, pool.add(staging, [published]).entries)
     assert list(state(staging)) == [built]
 
 
@@ -150,7 +172,7 @@ def test_ten_thousand_entries_are_read_in_a_fraction_of_a_second(
     pool: Pool, staging: Path, make_package: Any
 ) -> None:
     name = make_package(staging, "a-1", RDEPEND="dev-libs/x " * 30)
-    entry = pool.add(staging, [name])[name]
+    entry = pool.add(staging, [name]).entries[name]
     many = (entry.replace("a-1-1", f"a-1-{number}") for number in range(10_000))
     pool.entries_file.write_text(join_entries(many))
     started = time.process_time()

@@ -7,15 +7,18 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from binhost.gates import GateError, Move, Waivers
 from binhost.index import field, parse_entries
-from binhost.publish import Binhost, Published, promote, publish
-from headnode.errors import BusyError, PublishError
+from binhost.publish import Binhost, Order, Published, promote, publish, rollback
+from binhost.records import GateReport
+from headnode.errors import BusyError, ConfigError, PublishError
 from headnode.files import locked
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,12 +35,16 @@ def host(folder: Path) -> Binhost:
         folder=folder / "binhost/blade",
         build_folder=folder / "build/blade",
         pool_url="http://headnode/binhost/blade/pool",
+        repos_of=lambda _: {"gentoo": folder / "tree"},
     )
 
 
-def go(binhost: Binhost, ring: str = "canary") -> Published:
-    tree = binhost.folder.parents[1] / "tree"
-    return publish(binhost, ring, why="", now=NOW, repos_of=lambda _: {"gentoo": tree})
+def order(ring: str = "canary", **more: Any) -> Order:
+    return Order(ring=ring, now=NOW, **more)
+
+
+def go(binhost: Binhost, ring: str = "canary", **more: Any) -> Published:
+    return publish(binhost, order(ring, **more))
 
 
 def served(binhost: Binhost, ring: str = "canary") -> tuple[int, set[str]]:
@@ -104,19 +111,14 @@ def test_publishing_again_writes_nothing(old: Binhost) -> None:
 def test_a_package_of_yesterdays_index_is_still_in_the_pool(
     old: Binhost, make_package: Any, finished: Any
 ) -> None:
-    before = {name: data for name, data in tree_of(old.pool.folder).items() if name != "entries"}
+    before = {name: data for name, data in tree_of(old.pool.folder).items() if "/" in name}
     build_more(old, make_package, finished)
     go(old)
     assert before.items() <= tree_of(old.pool.folder).items()
 
 
 def test_a_ring_gets_its_index_anew_when_the_headnode_has_another_address(old: Binhost) -> None:
-    moved = Binhost(
-        class_name=old.class_name,
-        folder=old.folder,
-        build_folder=old.build_folder,
-        pool_url="http://10.0.0.1/binhost/blade/pool",
-    )
+    moved = replace(old, pool_url="http://10.0.0.1/binhost/blade/pool")
     done = go(moved)
     assert (done.moved, done.deployment.sequence, done.generation.number) == (True, 2, 1)
     assert moved.ring("canary").pool_url() == "http://10.0.0.1/binhost/blade/pool"
@@ -128,12 +130,89 @@ def test_an_older_generation_goes_in_front_of_a_ring_as_a_newer_deployment(
 ) -> None:
     build_more(old, make_package, finished)
     second = go(old).deployment
-    repos: Callable[[str], dict[str, Path]] = lambda _: {"gentoo": old.folder}  # noqa: E731
-    back = promote(old, "canary", 1, now=NOW, repos_of=repos)
+    back = rollback(old, order(), None)
     assert back.deployment.sequence == 3
     assert back.deployment.timestamp > second.timestamp
     assert served(old) == (1, {"app-misc/a-1"})
-    assert promote(old, "fleet", None, now=NOW, repos_of=repos).generation.number == 2
+    assert promote(old, order("fleet"), None).generation.number == 2
+
+
+def test_a_ring_without_an_older_generation_cannot_go_back(old: Binhost) -> None:
+    with pytest.raises(PublishError) as error:
+        rollback(old, order(), None)
+    assert str(error.value) == (
+        "The ring canary never had an older generation. headnode generations list shows what "
+        "there is; name one with --to."
+    )
+
+
+def refuse(move: Move) -> list[GateReport]:
+    return [
+        GateReport(gate="smoke", passed=False, report=f"{move.kind} is refused."),
+        GateReport(gate="integrity", passed=True, report="Good."),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["publish", "promote", "rollback"])
+def test_a_gate_that_is_shut_leaves_everything_served_as_it_was(
+    old: Binhost, make_package: Any, finished: Any, kind: str
+) -> None:
+    build_more(old, make_package, finished)
+    if kind != "publish":
+        go(old, "other" if kind == "promote" else "canary")
+    before, known = tree_of(old.folder / "rings"), old.generations.numbers()
+    shut = order(gates=refuse)
+    with pytest.raises(GateError) as error:
+        if kind == "publish":
+            publish(old, shut)
+        elif kind == "promote":
+            promote(old, shut, 2)
+        else:
+            rollback(old, shut, None)
+    number = 1 if kind == "rollback" else 2
+    assert str(error.value) == (
+        f"Generation {number} does not pass smoke; the ring canary is as it was.\n"
+        f"smoke: {kind} is refused.\n"
+        "Put that right and run it again, or let it through with --waive smoke --note WHY."
+    )
+    assert tree_of(old.folder / "rings") == before
+    assert old.generations.numbers() == known
+
+
+def test_a_waived_gate_lets_through_and_the_generation_keeps_why(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    build_more(old, make_package, finished)
+    waivers = Waivers(names=frozenset({"smoke"}), note="the lab has no GPU")
+    done = go(old, gates=refuse, waivers=waivers)
+    kept = old.generations.read(done.generation.number).gates
+    assert [(each.gate, each.passed, each.waived) for each in kept] == [
+        ("smoke", False, "the lab has no GPU"),
+        ("integrity", True, ""),
+    ]
+    assert served(old) == (2, {"app-misc/a-2", "app-misc/b-1"})
+
+
+def test_a_move_to_a_known_generation_keeps_its_gates_in_the_deployment(old: Binhost) -> None:
+    waivers = Waivers(names=frozenset({"smoke"}), note="why")
+    done = promote(old, order("fleet", gates=refuse, waivers=waivers), None)
+    current = old.ring("fleet").current()
+    assert current == done.deployment
+    assert [each.waived for each in current.gates] == ["why", ""]
+
+
+def test_a_gate_is_waived_by_a_name_that_there_is_and_with_a_note() -> None:
+    with pytest.raises(ConfigError) as error:
+        Waivers(names=frozenset({"smok"}), note="x")
+    assert str(error.value) == (
+        "There is no gate smok. The gates are integrity, monotonic, closure, soname, smoke, "
+        "converged."
+    )
+    with pytest.raises(ConfigError) as error:
+        Waivers(names=frozenset({"smoke"}), note=" ")
+    assert str(error.value) == (
+        "A gate is waived with a reason, which the generation keeps. Add --note WHY."
+    )
 
 
 def test_nothing_built_is_an_error_with_what_to_do(binhost: Binhost) -> None:
@@ -155,7 +234,7 @@ def test_a_damaged_pool_leaves_the_ring_as_it_was(
     build_more(old, make_package, finished)
     result = go(old, "other").generation
     before = tree_of(old.folder / "rings/canary")
-    broken = old.pool.folder / result.packages[0]
+    broken = old.pool.folder / next(iter(result.packages))
     broken.unlink()
     if content is not None:
         broken.write_bytes(content)

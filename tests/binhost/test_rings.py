@@ -27,9 +27,15 @@ def ring(tmp_path: Path) -> Ring:
 @pytest.fixture
 def generation(tmp_path: Path, finished: Any) -> Generation:
     result: BuildResult = finished(tmp_path, NAME)
-    fields = result.model_dump(exclude={"built", "finished", "seconds"})
+    fields = result.model_dump(exclude={"built", "finished", "packages", "seconds"})
     return Generation(
-        number=1, parent=None, made=result.finished, why="", entries_sha256="", **fields
+        number=1,
+        parent=None,
+        made=result.finished,
+        why="",
+        packages={NAME: "aa"},
+        entries_sha256="",
+        **fields,
     )
 
 
