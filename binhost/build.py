@@ -22,7 +22,7 @@ from binhost.emerge import (
 from binhost.index import name_of
 from binhost.pool import package_names
 from binhost.records import BuildResult, Configuration, read, save
-from config.portage import LOGDIR
+from config.portage import ETC, LOGDIR
 from headnode.errors import BuildError, CommandError, PublishError
 from headnode.node import Node
 from headnode.process import last_lines
@@ -60,9 +60,13 @@ def _present(shop: Workshop, name: str) -> bool:
 
 
 def configuration_of(shop: Workshop) -> Configuration:
-    """The Portage configuration that the builder has, as a record."""
+    """The Portage configuration that the builder has, as a record.
+
+    Less the keys that packages are checked against: what is built does not depend on them.
+    """
     rendered = shop.configuration
-    return Configuration(files=dict(rendered.files), links=dict(rendered.links))
+    files = {path: text for path, text in rendered.files.items() if path.startswith(f"{ETC}/")}
+    return Configuration(files=files, links=dict(rendered.links))
 
 
 def build(

@@ -45,6 +45,7 @@ from config.portage import (
     PKGDIR,
     REPOS,
     Rendered,
+    is_program,
 )
 from headnode.errors import BuildError
 from headnode.files import remove_tree, write_atomic
@@ -155,7 +156,8 @@ def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
     for name in (ETC, *CACHES):
         remove_tree(spec.upper / name.lstrip("/"))
         empty_in_upper(spec, name)
-    write_upper(spec, shop.configuration.files)
+    for path, text in shop.configuration.files.items():
+        write_upper(spec, {path: text}, mode=0o755 if is_program(path) else 0o644)
     for link, target in shop.configuration.links.items():
         (spec.upper / link.lstrip("/")).symlink_to(target)
 

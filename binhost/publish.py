@@ -8,16 +8,18 @@ only then is the staging folder emptied. Run again, each step finds what is ther
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from binhost.gates import NO_WAIVERS, Gates, Move, MoveKind, Waivers, no_gates, pass_gates
 from binhost.generations import Generations, entries_text
+from binhost.keys import Keys
 from binhost.pool import Pool, clear_staging
 from binhost.records import BuildResult, Deployment, Generation, read
-from binhost.rings import Ring, check_files
+from binhost.rings import Ring, check_files, is_stale
+from binhost.signing import Signer
 from headnode.errors import BusyError, PublishError
 from headnode.files import locked
 
@@ -31,7 +33,8 @@ class Binhost:
     """A class's folders: what is published (`folder`) and what is built (`build_folder`).
 
     `pool_url` is where blades find the pool; `repos_of` gives the snapshots (name -> folder) of a
-    snapshot set.
+    snapshot set. With `keys`, packages and deployments are signed, and blades refuse a deployment
+    when `valid` is over.
     """
 
     class_name: str
@@ -39,6 +42,17 @@ class Binhost:
     build_folder: Path
     pool_url: str
     repos_of: ReposOf
+    keys: Keys | None
+    valid: timedelta
+
+    @property
+    def signer(self) -> Signer | None:
+        """What signs; None where nothing is signed.
+
+        Raises:
+            PublishError: there is no key to sign with.
+        """
+        return Signer.of(self.keys) if self.keys else None
 
     @property
     def pool(self) -> Pool:
@@ -94,8 +108,9 @@ def publish(binhost: Binhost, order: Order) -> Published:
     with locked(binhost.folder / ".lock", "headnode publish"):
         result = _last_build(binhost)
         known = binhost.pool.stock()
-        stock = binhost.pool.add(binhost.staging, result.packages, known)
         new = tuple(name for name in result.packages if name not in known.entries)
+        _sign(binhost, new)
+        stock = binhost.pool.add(binhost.staging, result.packages, known)
         generation = binhost.generations.propose(result, stock, why=order.why, now=order.now)
         entries = {name: stock.entries[name] for name in generation.packages}
         move = _move(binhost, order, MoveKind.PROMOTE, generation, entries)
@@ -108,6 +123,13 @@ def publish(binhost: Binhost, order: Order) -> Published:
         published = replace(_bring(binhost, order, move), new_packages=new)
         _clear_staging(binhost, stock.entries)
         return published
+
+
+def _sign(binhost: Binhost, names: Iterable[str]) -> None:
+    """Sign packages in staging, so that their digests are those of the signed files."""
+    staged = [path for name in names if (path := binhost.staging / name).is_file()]
+    if staged and (signer := binhost.signer):
+        signer.sign(staged)
 
 
 def _move(
@@ -147,13 +169,14 @@ def _clear_staging(binhost: Binhost, published: Container[str]) -> None:
 def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
     """Put a generation in front of a ring, unless the ring has it already.
 
-    It does not have it if its index sends blades to another address than the headnode has now. What
-    was published just now has passed its gates; any other move is examined here.
+    It does not have it if its index sends blades to another address than the headnode has now, or
+    if its time is half over. What was published just now has passed its gates; any other move is
+    examined here.
     """
     ring = binhost.ring(move.ring)
     current = ring.current()
     same = current is not None and current.generation == move.generation.number
-    if current is not None and same and ring.pool_url() == binhost.pool_url:
+    if current is not None and same and _is_good(binhost, ring, current, order.now):
         return Published(
             generation=move.generation, deployment=current, new_packages=(), moved=False
         )
@@ -166,9 +189,32 @@ def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
         repos=binhost.repos_of(move.generation.snapshots),
         pool_url=binhost.pool_url,
         gates=reports,
+        signer=binhost.signer,
+        valid=binhost.valid,
         now=order.now,
     )
     return Published(generation=move.generation, deployment=deployment, new_packages=(), moved=True)
+
+
+def _is_good(binhost: Binhost, ring: Ring, current: Deployment, now: datetime) -> bool:
+    trusted = binhost.keys.trusted() if binhost.keys else ()
+    return ring.pool_url() == binhost.pool_url and not is_stale(
+        current, trusted=trusted, valid=binhost.valid, now=now
+    )
+
+
+def renew(binhost: Binhost, order: Order) -> Published | None:
+    """Make a ring's deployment anew before blades refuse it; None if the ring has nothing.
+
+    Raises:
+        BusyError: a publish is at work.
+    """
+    with locked(binhost.folder / ".lock", "headnode serve"):
+        current = binhost.ring(order.ring).current()
+        if current is None:
+            return None
+        generation = binhost.generations.read(current.generation)
+        return _bring_known(binhost, order, MoveKind.PROMOTE, generation)
 
 
 def promote(binhost: Binhost, order: Order, number: int | None) -> Published:

@@ -82,9 +82,10 @@ class Generation(Record):
 class Deployment(Record):
     """A generation in front of a ring. What a pull compares with what it has applied.
 
-    `sequence` only grows for a ring; `timestamp` (seconds since the epoch) is the index's.
-    `repos` names the repositories that go with it, `sha256` the digest of each file beside it,
-    `gates` what the ring's move to it had to pass, if it was not the first to have it.
+    `sequence` only grows for a ring; `timestamp` (seconds since the epoch) is the index's. A blade
+    refuses it after `expires`, and trusts the `keys` (fingerprints) from it on; none where nothing
+    is signed. `repos` names the repositories that go with it, `sha256` the digest of each file
+    beside it, `gates` what the ring's move to it had to pass, if it was not the first to have it.
     """
 
     class_name: str
@@ -92,7 +93,9 @@ class Deployment(Record):
     sequence: int
     generation: int
     issued: datetime
+    expires: datetime
     timestamp: int
+    keys: tuple[str, ...]
     snapshots: str
     repos: tuple[str, ...]
     atoms: tuple[str, ...]

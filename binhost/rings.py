@@ -5,7 +5,8 @@
     rings/<ring>/current -> deployments/<seq>
     rings/<ring>/deployments/<seq>/Packages(.gz)    the index, its mtime equal to its TIMESTAMP
     rings/<ring>/deployments/<seq>/generation.json
-    rings/<ring>/deployments/<seq>/deployment.json  `binhost.records.Deployment`
+    rings/<ring>/deployments/<seq>/keys.asc         the public keys that blades trust from it on
+    rings/<ring>/deployments/<seq>/deployment.json(.asc)  `binhost.records.Deployment`, signed
     rings/<ring>/deployments/<seq>/repos/<repo> -> the snapshot of the tree it was built from
 
 Portage takes an index only when its TIMESTAMP is newer than that of the copy it has, and asks with
@@ -17,13 +18,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from binhost.index import field, render
 from binhost.records import Deployment, GateReport, Generation, read, save, to_json
+from binhost.signing import Signer
 from headnode.errors import PublishError
 from headnode.files import point_symlink, remove_tree, sync_folder, write_atomic
 
@@ -92,11 +94,17 @@ class Ring:
         repos: Mapping[str, Path],
         pool_url: str,
         now: datetime,
+        valid: timedelta,
+        signer: Signer | None,
         gates: tuple[GateReport, ...] = (),
     ) -> Deployment:
         """Put `generation` in front of the ring: one rename, after everything is in place.
 
         `repos` are the snapshots of its trees (name -> folder), `gates` what the move passed.
+        Blades refuse the deployment when `valid` is over.
+
+        Raises:
+            PublishError: the key that signs is one that the ring's blades were never told of.
         """
         # Not the current one: a deployment that was made, and then lost its rename with the power,
         # may have been seen by a blade.
@@ -111,24 +119,33 @@ class Ring:
             "Packages.gz": packed,
             "generation.json": to_json(generation).encode(),
         }
+        if signer:
+            _require_told(before, signer)
+            files["keys.asc"] = signer.keyring.encode()
         deployment = Deployment(
             class_name=self.class_name,
             ring=self.name,
             sequence=before.sequence + 1 if before else 1,
             generation=generation.number,
             issued=now,
+            expires=now + valid,
             timestamp=timestamp,
+            keys=signer.trusted if signer else (),
             snapshots=generation.snapshots,
             repos=tuple(repos),
             atoms=generation.atoms,
             sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
             gates=gates,
         )
-        self._put(deployment, files, repos)
+        self._put(deployment, files, repos, signer)
         return deployment
 
     def _put(
-        self, deployment: Deployment, files: Mapping[str, bytes], repos: Mapping[str, Path]
+        self,
+        deployment: Deployment,
+        files: Mapping[str, bytes],
+        repos: Mapping[str, Path],
+        signer: Signer | None,
     ) -> None:
         folder = self.folder / "deployments"
         beside = folder / f".{deployment.sequence}.new"
@@ -141,9 +158,35 @@ class Ring:
         for name, data in files.items():
             write_atomic(beside / name, data, mtime=deployment.timestamp)
         save(beside / "deployment.json", deployment)
+        if signer:
+            signer.seal(beside / "deployment.json")
+            sync_folder(beside)
         beside.rename(folder / str(deployment.sequence))
         sync_folder(folder)
         point_symlink(self.folder / "current", f"deployments/{deployment.sequence}")
+
+
+def _require_told(before: Deployment | None, signer: Signer) -> None:
+    if before and before.keys and signer.key not in before.keys:
+        raise PublishError(
+            f"The key {signer.key} is to sign, and the blades of the ring {before.ring} were never "
+            f"told to trust it; they trust {', '.join(before.keys)}.",
+            remedy="Let one of those sign until every ring had a deployment with the new key: "
+            "headnode keys use.",
+        )
+
+
+def is_stale(
+    deployment: Deployment, *, trusted: Collection[str], valid: timedelta, now: datetime
+) -> bool:
+    """Whether a ring's deployment is to be made anew although its generation is the same.
+
+    That is when half of its time is over, or when other keys are `trusted` now (none: nothing is
+    signed, and blades do not look at the time).
+    """
+    if set(deployment.keys) != set(trusted):
+        return True
+    return bool(trusted) and deployment.expires - now < valid / 2
 
 
 def check_files(pool: Path, entries: Mapping[str, str]) -> None:

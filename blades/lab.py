@@ -25,8 +25,7 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 
-from blades.setup import is_program
-from config.portage import Rendered
+from config.portage import Rendered, is_program
 from headnode.errors import NodeError
 from headnode.files import locked, remove_tree, write_atomic
 from headnode.node import (

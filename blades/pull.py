@@ -1,53 +1,67 @@
-#!/usr/bin/env python3
-"""Bring this blade to what its ring has. Installed on blades as /usr/local/sbin/headnode-pull.
+"""Bring this blade to what its ring has. Started on blades as /usr/local/sbin/headnode-pull.
 
-Only the standard library, and emerge. It asks the headnode which deployment its ring has; is that
-what was applied last, it is done without starting emerge. Else it takes the tree that the packages
-were built from, installs from binary packages alone, and then looks whether every package of the
-generation is really there: emerge ends well also when the binhost cannot be reached (Portage
+It asks the headnode which deployment its ring has; is that what was applied last, it is done
+without starting emerge. Else it checks the deployment (`blades.order`), takes the tree that the
+packages were built from, and brings the blade to exactly that state from binary packages alone:
+updates, downgrades, and what the generation no longer has goes. Then it looks whether every package
+of the generation is really there: emerge ends well also when the binhost cannot be reached (Portage
 3.0.83: "Nothing to merge", exit code 0).
 
-    /etc/headnode/pull.json       where the headnode is, and which ring this blade is in
+    /etc/headnode/pull.json         where the headnode is, and which ring this blade is in
+    /etc/headnode/keys.asc          the public keys that are trusted
     /var/lib/headnode/applied.json  the last deployment that was applied whole
-    /var/lib/headnode/synced      the snapshot set that the tree is at; none while it is synced
-    /var/log/headnode-pull.log    what emerge said the last time
+    /var/lib/headnode/applying      there while one is being applied, and if that was cut or failed
+    /var/lib/headnode/seen.json     the highest sequence that was seen, by class and ring
+    /var/lib/headnode/synced        the snapshot set that the tree is at; none while it is synced
+    /var/lib/headnode/index/        the index of the deployment, as it was checked
+    /var/lib/headnode/etc/portage/  /etc/portage, but with that index as the only binhost
+    /var/log/headnode-pull.log      what emerge said the last time
 
 The last line it prints is a report in JSON. Exit codes: 0 up to date or updated, 1 failed, 2 not
-set up.
+set up. Only the standard library, emerge and gpg: the blade may have nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import hashlib
-import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from blades.order import Order, OrderError, check_signature, check_terms, fetch_order, read_json
+
 SETTINGS = Path("/etc/headnode/pull.json")
-APPLIED = Path("/var/lib/headnode/applied.json")
-SYNCED = Path("/var/lib/headnode/synced")
+KEYS = Path("/etc/headnode/keys.asc")
+KEYRING = Path("/etc/portage/gnupg")
+TRUST = "/usr/local/sbin/headnode-trust"
+STATE = Path("/var/lib/headnode")
 LOG = Path("/var/log/headnode-pull.log")
 LOCK = Path("/run/headnode-pull.lock")
 VDB = Path("/var/db/pkg")
-SET = Path("/etc/portage/sets/blade")
-HTTP_TIMEOUT_S = 30.0
+ETC = Path("/etc/portage")
+REPOS = Path("/var/db/repos")
+# Where Portage keeps its copy of an index that came from file:///<index>, for ever: it would be
+# taken for newer than the next one after a move to another ring (Portage 3.0.83).
+CACHED = Path("/var/cache/edb/binhost")
 TAIL_LINES = 20
 
-EMERGE = (
-    "emerge",
-    *("--color=n", "--nospinner", "--quiet", "--ask=n"),
+EMERGE = ("emerge", "--color=n", "--nospinner", "--quiet")
+UPDATE = (
+    *(*EMERGE, "--ask=n"),
     *("--getbinpkgonly", "--binpkg-respect-use=y", "--with-bdeps=n"),
     *("--update", "--deep", "--newuse"),
     "@blade",
 )
+DEPCLEAN = (*EMERGE, "--ask=n", "--depclean", "--with-bdeps=n")
+SYNC = (*EMERGE, "--sync")
 
 
 class PullError(Exception):
@@ -56,48 +70,6 @@ class PullError(Exception):
 
 class NotSetUpError(Exception):
     """The blade lacks something that it is given once; the text says what."""
-
-
-def fetch(url: str) -> bytes:
-    """The content at `url`, or a PullError that says what is wrong with it."""
-    try:
-        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as answer:  # noqa: S310
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            raise PullError(f"the headnode has nothing for this ring yet ({url})") from error
-        raise PullError(f"{url}: {error}") from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise PullError(f"the headnode does not answer at {url}: {reason}") from error
-
-
-def read_json(content: bytes, url: str, *keys: str) -> dict[str, Any]:
-    """The JSON object that came from `url`, or a PullError if it is none or lacks one of `keys`."""
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise PullError(f"{url} is no JSON: {error}") from error
-    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
-    if lacking:
-        raise PullError(f"{url} has no {', '.join(lacking)}")
-    return dict(found)
-
-
-def fetch_deployment(base: str) -> dict[str, Any]:
-    """The newest deployment of the ring."""
-    url = f"{base}/deployment.json"
-    keys = ("atoms", "generation", "sequence", "sha256", "snapshots")
-    return read_json(fetch(url), url, *keys)
-
-
-def fetch_generation(base: str, deployment: dict[str, Any]) -> dict[str, Any]:
-    """What the deployment's generation consists of, checked against the deployment's digest."""
-    url = f"{base}/deployments/{deployment['sequence']}/generation.json"
-    content = fetch(url)
-    if hashlib.sha256(content).hexdigest() != deployment["sha256"].get("generation.json"):
-        raise PullError(f"{url} is not what deployment.json says it is")
-    return read_json(content, url, "packages")
 
 
 def installed() -> dict[str, str]:
@@ -112,7 +84,7 @@ def installed() -> dict[str, str]:
     return found
 
 
-def expected(packages: list[str]) -> dict[str, str]:
+def expected(packages: Mapping[str, str]) -> dict[str, str]:
     """What a generation's pool names (`cat/pn/pf-id.gpkg.tar`) are when installed."""
     found = {}
     for name in packages:
@@ -129,14 +101,19 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return gone + came
 
 
-def run(argv: tuple[str, ...] | list[str]) -> None:
+def run(argv: tuple[str, ...], **environment: str) -> None:
     """Run a program with its output in the log, or raise a PullError with the end of it."""
     with LOG.open("a+", encoding="utf-8", errors="replace") as log:
         print(f"--- {' '.join(argv)}", file=log, flush=True)
         start = log.tell()
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                check=False,
             )
         except FileNotFoundError as error:
             raise NotSetUpError(f"no {argv[0]}") from error
@@ -157,64 +134,145 @@ def write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def applied() -> dict[str, Any]:
-    """The last deployment that was applied whole; empty if there is none."""
+def read_state(name: str) -> dict[str, Any]:
+    """A JSON file of the state folder; empty if there is none, or it is damaged."""
     try:
-        return dict(json.loads(APPLIED.read_text()))
-    except (FileNotFoundError, ValueError):
+        return dict(json.loads((STATE / name).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
 
 
 def sync(snapshots: str) -> None:
-    """Bring the tree to a snapshot set, if it is not there already."""
+    """Bring the trees to a snapshot set, if they are not there already.
+
+    Portage takes no tree that is older than the one it has ("SERVER OUT OF DATE"), which is what a
+    rollback brings; it asks metadata/timestamp.chk, and a tree without one is always synced.
+    """
+    synced = STATE / "synced"
     try:
-        if SYNCED.read_text() == snapshots:
+        if synced.read_text() == snapshots:
             return
-        SYNCED.unlink()
+        synced.unlink()
     except FileNotFoundError:
         pass
-    run(["emerge", "--color=n", "--nospinner", "--quiet", "--sync"])
-    write(SYNCED, snapshots)
+    for stamp in REPOS.glob("*/metadata/timestamp.chk"):
+        stamp.unlink()
+    run(SYNC)
+    write(synced, snapshots)
 
 
-def apply(base: str, deployment: dict[str, Any]) -> int:
-    """Bring the blade to `deployment`, and say how many packages it has, all looked for."""
-    generation = fetch_generation(base, deployment)
-    LOG.parent.mkdir(parents=True, exist_ok=True)
-    LOG.write_text("")
-    sync(deployment["snapshots"])
-    write(SET, "".join(f"{atom}\n" for atom in sorted(deployment["atoms"])))
-    wanted = expected(generation["packages"])
-    run(EMERGE)
+def believe(order: Order, settings: Mapping[str, Any]) -> None:
+    """Check a deployment that is not the applied one, and note its number and its keys."""
+    if settings["signed"]:
+        run((TRUST,))
+        check_signature(order, KEYRING)
+    where, seen = f"{settings['class']}/{settings['ring']}", read_state("seen.json")
+    highest = max(int(seen.get(where, 0)), order.says["sequence"])
+    write(STATE / "seen.json", json.dumps({**seen, where: highest}) + "\n")
+    if settings["signed"] and order.names("keys.asc"):
+        keys = order.file("keys.asc").decode()
+        if keys != KEYS.read_text():
+            write(KEYS, keys)
+            run((TRUST,))
+
+
+def put_index(order: Order) -> None:
+    """Put the deployment's index, which names every package by its digest, before emerge."""
+    index = STATE / "index"
+    shutil.rmtree(index, ignore_errors=True)
+    write(index / "Packages", order.file("Packages").decode())
+    shutil.rmtree(CACHED / str(index).lstrip("/"), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def configuration(signed: bool) -> Iterator[dict[str, str]]:
+    """The environment in which emerge sees /etc/portage, but only the deployment's own index.
+
+    What it fetches from the binhost over HTTP is not signed, and `frozen` in binrepos.conf does not
+    keep it from that when its copy is gone (Portage 3.0.83).
+    """
+    etc = STATE / "etc/portage"
+    shutil.rmtree(STATE / "etc", ignore_errors=True)
+    etc.mkdir(parents=True)
+    for path in ETC.iterdir():
+        if path.name != "binrepos.conf":
+            (etc / path.name).symlink_to(path)
+    lines = ["[headnode]", f"sync-uri = file://{STATE / 'index'}"]
+    lines += ["location = /var/cache/binhost/headnode", f"verify-signature = {signed}".lower()]
+    (etc / "binrepos.conf").write_text("\n".join(lines) + "\n")
+    try:
+        yield {"PORTAGE_CONFIGROOT": f"{STATE}/"}
+    finally:
+        shutil.rmtree(STATE / "etc", ignore_errors=True)
+
+
+def apply(order: Order, settings: Mapping[str, Any]) -> int:
+    """Bring the blade to a deployment, and say how many packages it has, all looked for."""
+    url = f"{order.folder}/generation.json"
+    wanted = expected(read_json(order.file("generation.json"), url, "packages")["packages"])
+    put_index(order)
+    sync(order.says["snapshots"])
+    write(ETC / "sets/blade", "".join(f"{atom}\n" for atom in sorted(order.says["atoms"])))
+    with configuration(settings["signed"]) as environment:
+        run(UPDATE, **environment)
+        if installed().keys() - wanted.keys():
+            run(DEPCLEAN, **environment)
     there = installed()
     lacking = [name for name, number in wanted.items() if there.get(name) != number]
     if lacking:
         raise PullError(f"emerge ended well, but did not install {', '.join(sorted(lacking))}")
-    write(APPLIED, json.dumps({**deployment, "packages": len(wanted)}, indent=1) + "\n")
     return len(wanted)
 
 
-def pull(settings: dict[str, str], report: dict[str, Any]) -> None:
+def same_state(before: Mapping[str, Any], says: Mapping[str, Any]) -> bool:
+    """Whether two deployments come to the same on a blade: one may be the other's renewal."""
+    keys = ("class_name", "ring", "generation", "snapshots", "atoms")
+    return all(before.get(key) == says[key] for key in keys) and (
+        before["sha256"].get("generation.json") == says["sha256"].get("generation.json")
+    )
+
+
+def pull(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     """One pull; `report` is filled in as it goes."""
-    base = f"{settings['headnode']}/binhost/{settings['class']}/{settings['ring']}"
-    deployment = fetch_deployment(base)
-    report["generation"] = deployment["generation"]
-    report["sequence"] = deployment["sequence"]
-    before = applied()
-    report["packages"] = before.pop("packages", 0)
-    if before == deployment:
+    order = fetch_order(f"{settings['headnode']}/binhost/{settings['class']}/{settings['ring']}")
+    says = order.says
+    report["generation"], report["sequence"] = says["generation"], says["sequence"]
+    known = read_state("applied.json")
+    before = known.get("deployment", {})
+    report["packages"] = known.get("packages", 0)
+    seen = read_state("seen.json").get(f"{settings['class']}/{settings['ring']}", 0)
+    check_terms(
+        order,
+        settings["class"],
+        settings["ring"],
+        int(seen),
+        datetime.now(UTC),
+        signed=settings["signed"],
+    )
+    half_way = (STATE / "applying").exists()
+    if before == says and not half_way:
         report["result"] = "unchanged"
         return
-    report["emerge"] = True
-    there = installed()
-    try:
-        report["packages"] = apply(base, deployment)
-    finally:
-        report["changes"] = differences(there, installed())
-    report["result"] = "updated"
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    LOG.write_text("")
+    believe(order, settings)
+    if before and same_state(before, says) and not half_way:
+        report["result"] = "unchanged"
+    else:
+        write(STATE / "applying", f"{says['sequence']}\n")
+        report["emerge"] = True
+        there = installed()
+        try:
+            report["packages"] = apply(order, settings)
+        finally:
+            report["changes"] = differences(there, installed())
+        report["result"] = "updated"
+    done = {"deployment": says, "packages": report["packages"]}
+    write(STATE / "applied.json", json.dumps(done, indent=1) + "\n")
+    (STATE / "applying").unlink(missing_ok=True)
 
 
-def read_settings() -> dict[str, str]:
+def read_settings() -> dict[str, Any]:
     """Where the headnode is and what this blade is, or a NotSetUpError."""
     try:
         settings = json.loads(SETTINGS.read_text())
@@ -222,11 +280,11 @@ def read_settings() -> dict[str, str]:
         raise NotSetUpError(f"no {SETTINGS}") from error
     except ValueError as error:
         raise NotSetUpError(f"{SETTINGS} is no JSON: {error}") from error
-    wanted = ("headnode", "class", "ring", "blade")
+    wanted = ("headnode", "class", "ring", "blade", "signed")
     lacking = [key for key in wanted if not isinstance(settings, dict) or key not in settings]
     if lacking:
         raise NotSetUpError(f"{SETTINGS} has no {', '.join(lacking)}")
-    return {key: str(settings[key]) for key in wanted}
+    return dict(settings)
 
 
 def main() -> int:
@@ -246,7 +304,7 @@ def main() -> int:
         code = 2
     except BlockingIOError:
         report["error"] = "another pull is at work on this blade"
-    except (PullError, OSError, ValueError, KeyError, TypeError) as error:
+    except (PullError, OrderError, OSError, ValueError, KeyError, TypeError) as error:
         report["error"] = str(error) or repr(error)
     report["seconds"] = round(time.monotonic() - started, 2)
     print(json.dumps(report))

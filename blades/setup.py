@@ -3,8 +3,11 @@
 ::
 
     /etc/portage/…                 config.portage
+    /etc/headnode/keys.asc         the public keys that packages are checked against
+    /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
-    /usr/local/sbin/headnode-pull  blades/pull.py, as it is
+    /usr/local/sbin/headnode-pull  starts the pull, which is:
+    /usr/local/lib/headnode/blades/…   modules of this package, as they are
 """
 
 from __future__ import annotations
@@ -13,33 +16,48 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from blades.inventory import Blade
 from config.model import Cluster
-from config.portage import Rendered, blade_files, http_url
+from config.portage import Rendered, blade_files, http_url, is_program
 
 PULL_PATH = "/usr/local/sbin/headnode-pull"
 PULL_SETTINGS = "/etc/headnode/pull.json"
+LIBRARY = "/usr/local/lib/headnode"
+# What a blade is given of this package: modules of the standard library alone.
+MODULES = ("__init__", "order", "pull")
+# -I: neither the folder that it is started in nor root's own packages come into it.
+LAUNCHER = f"""#!/bin/sh
+# Brings this blade to what its ring has. Written by headnode.
+exec python3 -I -c 'import sys
+sys.path.insert(0, "{LIBRARY}")
+from blades.pull import main
+sys.exit(main())' "$@"
+"""
 
 
-def setup_files(cluster: Cluster, blade: Blade, atoms: Sequence[str]) -> Rendered:
-    """What `blade` is given; `atoms` is its class's set @blade."""
+def setup_files(
+    cluster: Cluster, blade: Blade, atoms: Sequence[str], keyring: str | None
+) -> Rendered:
+    """What `blade` is given; `atoms` is its class's set @blade, `keyring` the headnode's keys."""
     settings = {
         "headnode": http_url(cluster, "").rstrip("/"),
         "class": blade.class_name,
         "ring": blade.ring,
         "blade": blade.name,
+        "signed": keyring is not None,
     }
-    portage = blade_files(cluster, blade.name, atoms)
-    pull = Path(__file__).with_name("pull.py").read_text()
-    files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", PULL_PATH: pull}
+    portage = blade_files(cluster, blade.name, atoms, keyring)
+    files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
     return Rendered(files={**portage.files, **files}, links=portage.links)
 
 
-def is_program(path: str) -> bool:
-    """Whether the file at `path` is to be executable. Pure."""
-    return PurePosixPath(path).parent.name in ("bin", "sbin")
+def program_files() -> dict[str, str]:
+    """The pull, as files of a blade."""
+    here = Path(__file__).parent
+    modules = {f"{LIBRARY}/blades/{name}.py": (here / f"{name}.py").read_text() for name in MODULES}
+    return {PULL_PATH: LAUNCHER, **modules}
 
 
 def to_tar(rendered: Rendered) -> bytes:

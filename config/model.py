@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from config.values import (
     Atom,
     Count,
+    Days,
+    Fingerprint,
     Flags,
     Host,
     Line,
@@ -297,6 +299,41 @@ class Distcc(Section):
     slots: Count = Field(4, ge=1, description="Compile jobs that each helper takes at once.")
 
 
+class SigningMode(StrEnum):
+    """Whether blades check where packages come from."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class Signing(Section):
+    """How blades know that packages and deployments are this headnode's."""
+
+    mode: SigningMode = Field(
+        SigningMode.ON,
+        description="`on`: packages and deployments are signed, and blades refuse any other. "
+        "`off`: whoever can answer in the headnode's place installs what he likes as root.",
+    )
+    home: Place | None = Field(
+        None,
+        examples=["/root/.gnupg"],
+        description="gpg's home with the key that signs. Not set: keys/signing in the state "
+        "folder, where `headnode init` makes one.",
+    )
+    key: Fingerprint | None = Field(
+        None,
+        examples=["0123456789ABCDEF0123456789ABCDEF01234567"],
+        description="Fingerprint of the key that signs, if it is one of your own; an agent or a "
+        "card may hold it. Not set: the one that `headnode keys use` chose.",
+    )
+    valid_days: Days = Field(
+        14.0,
+        description="Days after which blades refuse a deployment, so that nobody can hold them at "
+        "an old state by answering in the headnode's place. `headnode serve` renews each when half "
+        "of that is over: with the default, the headnode may be off for a week.",
+    )
+
+
 class Cluster(Section):
     """All of cluster.toml."""
 
@@ -308,6 +345,7 @@ class Cluster(Section):
         default_factory=lambda: {"blade": Class()},
         description="Classes of blades, by name. The usual cluster has one, `blade`.",
     )
+    signing: Signing = Signing()
     distcc: Distcc = Distcc()
     rollout: Rollout = Rollout()
 

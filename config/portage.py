@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from config.model import Class, Cluster
 
 ETC = "/etc/portage"
+KEYS_PATH = "/etc/headnode/keys.asc"
+TRUST_PATH = "/usr/local/sbin/headnode-trust"
 REPOS = "/var/db/repos"
 # The files that a stage3 and the handbook have in these folders: ours take their place, so that
 # nothing else is asked for packages or trees.
@@ -39,6 +42,11 @@ class Rendered:
 
     files: Mapping[str, str]
     links: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_program(path: str) -> bool:
+    """Whether the file at `path` on a node is to be executable. Pure."""
+    return PurePosixPath(path).parent.name in ("bin", "sbin")
 
 
 def http_url(cluster: Cluster, path: str) -> str:
@@ -97,6 +105,22 @@ def _features(cls: Class, ours: str) -> str:
     return " ".join([*cls.make_conf.get("FEATURES", "").split(), ours])
 
 
+def _trust_files(keyring: str | None) -> dict[str, str]:
+    """What lets Portage check signatures against `keyring`: the keys, and its trust helper."""
+    if keyring is None:
+        return {}
+    helper = Path(__file__).with_name("trust.py").read_text()
+    return {KEYS_PATH: keyring, TRUST_PATH: helper}
+
+
+def _trust_variables(keyring: str | None) -> dict[str, str]:
+    return {"PORTAGE_TRUST_HELPER": TRUST_PATH if keyring else ""}
+
+
+def _verify(keyring: str | None) -> str:
+    return "false" if keyring is None else "true"
+
+
 def _lines(lines: Sequence[str]) -> str:
     return HEADER + "".join(f"{line}\n" for line in lines)
 
@@ -116,19 +140,26 @@ def _profile_link(cluster: Cluster, cls: Class) -> dict[str, str]:
     return {f"{ETC}/make.profile": f"../..{REPOS}/{main}/profiles/{cls.profile}"}
 
 
-def blade_files(cluster: Cluster, blade: str, atoms: Sequence[str]) -> Rendered:
+def blade_files(
+    cluster: Cluster, blade: str, atoms: Sequence[str], keyring: str | None
+) -> Rendered:
     """What a blade's /etc/portage has: `emerge --getbinpkgonly` then works with nothing else.
 
-    `atoms` is the set @blade. The blade is one of `cluster`'s (`Cluster.place_of`).
+    `atoms` is the set @blade, `keyring` the public keys that packages are checked against (None:
+    they are not). The blade is one of `cluster`'s (`Cluster.place_of`).
     """
     place = cluster.place_of(blade)
     if place is None:
         raise ValueError(f"{blade} is in no ring")
     class_name, ring = place
     cls = cluster.classes[class_name]
+    features = "getbinpkg binpkg-multi-instance parallel-fetch -news"
+    if keyring is not None:
+        features += " binpkg-request-signature"
     make_conf = {
         **_common(cls),
-        "FEATURES": _features(cls, "getbinpkg binpkg-multi-instance parallel-fetch -news"),
+        **_trust_variables(keyring),
+        "FEATURES": _features(cls, features),
         "GENTOO_MIRRORS": http_url(cluster, ""),
         # Packages are built on the headnode only: a source build on a blade is a defect.
         "EMERGE_DEFAULT_OPTS": "--getbinpkgonly --binpkg-respect-use=y --with-bdeps=n",
@@ -138,7 +169,7 @@ def blade_files(cluster: Cluster, blade: str, atoms: Sequence[str]) -> Rendered:
             "priority": "9999",
             "sync-uri": ring_url(cluster, class_name, ring),
             "location": "/var/cache/binhost/headnode",
-            "verify-signature": "false",
+            "verify-signature": _verify(keyring),
         }
     }
     return Rendered(
@@ -147,6 +178,7 @@ def blade_files(cluster: Cluster, blade: str, atoms: Sequence[str]) -> Rendered:
             BINREPOS: _ini(binrepos),
             REPOS_CONF: _ini(_blade_repos(cluster, class_name, ring)),
             **_class_files(cls, atoms),
+            **_trust_files(keyring),
         },
         links=_profile_link(cluster, cls),
     )
@@ -166,15 +198,19 @@ def _blade_repos(cluster: Cluster, class_name: str, ring: str) -> dict[str, dict
     return sections
 
 
-def builder_files(cluster: Cluster, class_name: str, atoms: Sequence[str], jobs: int) -> Rendered:
+def builder_files(
+    cluster: Cluster, class_name: str, atoms: Sequence[str], jobs: int, keyring: str | None
+) -> Rendered:
     """What the builder of a class has in /etc/portage.
 
-    `atoms` is the set @blade, `jobs` the compile jobs at once. It fetches nothing over the network:
-    distfiles come from the mirror's folder, packages from the pool.
+    `atoms` is the set @blade, `jobs` the compile jobs at once, `keyring` the public keys that
+    packages of the pool are checked against. It fetches nothing over the network: distfiles come
+    from the mirror's folder, packages from the pool.
     """
     cls = cluster.classes[class_name]
     make_conf = {
         **_common(cls),
+        **_trust_variables(keyring),
         "FEATURES": _features(cls, BUILDER_FEATURES),
         # -l: packages build side by side, and each would start as many compilers.
         "MAKEOPTS": f"-j{jobs} -l{jobs + 1}",
@@ -190,7 +226,7 @@ def builder_files(cluster: Cluster, class_name: str, atoms: Sequence[str], jobs:
         "pool": {
             "sync-uri": f"file://{BUILDER_POOL_INDEX}",
             "location": "/var/cache/binhost/pool",
-            "verify-signature": "false",
+            "verify-signature": _verify(keyring),
         }
     }
     return Rendered(
@@ -199,6 +235,7 @@ def builder_files(cluster: Cluster, class_name: str, atoms: Sequence[str], jobs:
             BINREPOS: _ini(pool),
             REPOS_CONF: _ini(repos),
             **_class_files(cls, atoms),
+            **_trust_files(keyring),
         },
         links=_profile_link(cluster, cls),
     )

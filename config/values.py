@@ -112,6 +112,14 @@ def _check_web(text: str) -> str:
     return text
 
 
+def _check_fingerprint(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-F]{40}", text):
+        raise ValueError(
+            f"{text!r} is not the fingerprint of a key: 40 hex digits, as gpg --list-keys has it"
+        )
+    return text
+
+
 def _from_folder(path: Path, info: ValidationInfo) -> Path:
     """A relative path is relative to the folder of cluster.toml, where that is known."""
     if "\0" in str(path):
@@ -131,9 +139,13 @@ Variable = Annotated[str, AfterValidator(_check_variable), Kind("variable", "var
 Value = Annotated[str, AfterValidator(_check_value)]
 Flags = Annotated[Value, AfterValidator(_check_flags), Kind("compiler flags", "compiler flags")]
 Setting = Annotated[Value, AfterValidator(_check_flags)]
+Fingerprint = Annotated[
+    str, AfterValidator(_check_fingerprint), Kind("fingerprint", "fingerprints")
+]
 Place = Annotated[Path, AfterValidator(_from_folder), Kind("path", "paths")]
 Count = Annotated[int, Field(strict=True)]  # strict: "8080" and true are no numbers
 Port = Annotated[Count, Field(ge=1, le=65535), Kind("port", "ports")]
 Seconds = Annotated[
     float, Field(gt=0, strict=True, allow_inf_nan=False), Kind("seconds", "seconds")
 ]
+Days = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False), Kind("days", "days")]

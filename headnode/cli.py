@@ -19,6 +19,7 @@ from headnode.commands import (
     distcc,
     generations,
     init,
+    keys,
     lab,
     mirror,
     rings,
@@ -57,7 +58,8 @@ def cli(context: click.Context, config_path: Path | None, verbose: bool) -> None
 
 for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
-    *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, serve.serve, lab.lab),
+    *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, keys.keys),
+    *(serve.serve, lab.lab),
 ):
     cli.add_command(command)
 

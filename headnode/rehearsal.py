@@ -27,6 +27,7 @@ from headnode.node import Life
 from headnode.process import Completed, environment, last_lines
 from mirror.upstream.assemble import assemble
 from mirror.upstream.tarballs import fetch_tarballs
+from schedules.site import Site
 
 HTTP_PORT = 8080
 RSYNC_PORT = 8730
@@ -116,10 +117,14 @@ def up(
         report(f"{name}: its own sources cannot be had here, a small stand-in takes its place")
     config = folder / "cluster.toml"
     write_atomic(config, template.render(values(folder, count)))
-    cluster = load(config)
+    site = Site(cluster=load(config))
+    if site.signs and not site.keys.trusted():
+        site.keys.make("headnode lab")
     files = {
-        blade.name: setup_files(cluster, blade, atoms_of(cluster.classes[blade.class_name]))
-        for blade in all_blades(cluster)
+        blade.name: setup_files(
+            site.cluster, blade, atoms_of(site.klass(blade.class_name)), site.keyring()
+        )
+        for blade in all_blades(site.cluster)
     }
     report(f"Putting up {count} blades")
     rehearsal = Rehearsal(

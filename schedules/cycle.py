@@ -15,7 +15,7 @@ from binhost import builder
 from binhost.build import configuration_of
 from binhost.builder import Workshop
 from binhost.gates import Waivers
-from binhost.publish import Order, Published, promote, publish, rollback
+from binhost.publish import Order, Published, promote, publish, renew, rollback
 from binhost.records import BuildResult, Configuration, Record, read, save
 from config.load import atoms_of
 from headnode.errors import MirrorError, PublishError
@@ -221,6 +221,20 @@ def rollback_once(
         PublishError, BusyError: the ring is as it was.
     """
     return rollback(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
+
+
+def renew_once(site: Site, *, now: datetime) -> list[Published]:
+    """Make every deployment anew that blades would soon refuse, or that tells of other keys.
+
+    Raises:
+        PublishError, BusyError: the rings that were not reached are as they were.
+    """
+    found = []
+    for class_name, cls in site.cluster.classes.items():
+        for ring in cls.rings:
+            done = renew(site.binhost(class_name), _order(site, class_name, ring, now, Asked()))
+            found += [done] if done and done.moved else []
+    return found
 
 
 def _order(site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked) -> Order:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from binhost.builder import Workshop
+from binhost.keys import Keys
 from binhost.publish import Binhost
 from config.load import atoms_of
-from config.model import Class, Cluster
+from config.model import Class, Cluster, SigningMode
 from config.portage import builder_files, http_url
 from headnode.errors import ConfigError
 from headnode.files import require_free_space
@@ -71,7 +73,32 @@ class Site:
             build_folder=self.state / "build" / class_name,
             pool_url=http_url(self.cluster, f"binhost/{class_name}/pool"),
             repos_of=self.repos_of,
+            keys=self.keys if self.signs else None,
+            valid=timedelta(days=self.cluster.signing.valid_days),
         )
+
+    @property
+    def signs(self) -> bool:
+        """Whether packages and deployments are signed."""
+        return self.cluster.signing.mode is SigningMode.ON
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of this headnode."""
+        options, folder = self.cluster.signing, self.state / "keys"
+        home = options.home or folder / "signing"
+        return Keys(folder=folder, home=home, configured=options.key)
+
+    def keyring(self) -> str | None:
+        """The public keys that nodes are given; None where nothing is signed.
+
+        Raises:
+            PublishError: there is no key yet.
+        """
+        if not self.signs:
+            return None
+        self.keys.signer()
+        return self.keys.keyring()
 
     def repos_of(self, set_id: str) -> Mapping[str, Path]:
         """The snapshots of a snapshot set: repository to folder."""
@@ -88,7 +115,9 @@ class Site:
             repos=self.repos_of(set_id),
             distfiles=self.distfiles,
             pool=self.binhost(class_name).pool,
-            configuration=builder_files(self.cluster, class_name, atoms_of(cls), self.jobs),
+            configuration=builder_files(
+                self.cluster, class_name, atoms_of(cls), self.jobs, self.keyring()
+            ),
         )
 
     def require_space(self) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from blades.inventory import all_blades, select
-from blades.setup import is_program, setup_files, to_tar
+from blades.setup import setup_files, to_tar
 from config.load import atoms_of
-from config.portage import Rendered
+from config.portage import Rendered, is_program
 from headnode.commands.context import Settings, json_option
 from headnode.console import say, show_json, table
 from headnode.errors import ConfigError
@@ -78,7 +78,9 @@ def config(
     chosen = select(site.cluster, blade)
     if len(chosen) != 1:
         raise ConfigError(f"{blade} names {len(chosen)} blades.", remedy="Name one.")
-    rendered = setup_files(site.cluster, chosen[0], atoms_of(site.klass(chosen[0].class_name)))
+    rendered = setup_files(
+        site.cluster, chosen[0], atoms_of(site.klass(chosen[0].class_name)), site.keyring()
+    )
     if as_tar:
         sys.stdout.buffer.write(to_tar(rendered))
     elif output:

@@ -48,7 +48,8 @@ def gpkg(
         "image.tar.zst": zstandard.compress(archive({"image/usr/share/x": image})),
     }
     lines = [
-        f"DATA {name} {len(data)} BLAKE2B {hashlib.blake2b(data).hexdigest()}"
+        f"DATA {name} {len(data)} BLAKE2B {hashlib.blake2b(data).hexdigest()} "
+        f"SHA512 {hashlib.sha512(data).hexdigest()}"
         for name, data in members.items()
     ]
     members["Manifest"] = "\n".join([*lines, ""]).encode()
@@ -177,7 +178,7 @@ def workshop(folder: Path, *extra: str, **options: Any) -> Workshop:
         repos={"gentoo": upstream / "tree"},
         distfiles=upstream / "distfiles",
         pool=Pool(folder=state / "binhost/blade/pool"),
-        configuration=builder_files(cluster, "blade", atoms, 2),
+        configuration=builder_files(cluster, "blade", atoms, 2, None),
     )
 
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def host(folder: Path) -> Binhost:
         build_folder=folder / "build/blade",
         pool_url="http://headnode/binhost/blade/pool",
         repos_of=lambda _: {"gentoo": folder / "tree"},
+        keys=None,
+        valid=timedelta(days=14),
     )
 
 

@@ -48,6 +48,8 @@ def deploy(
         repos=more.get("repos", {}),
         pool_url="http://h/pool",
         now=now,
+        valid=timedelta(days=14),
+        signer=None,
     )
 
 

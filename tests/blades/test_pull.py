@@ -21,7 +21,7 @@ import pytest
 
 from blades import lab as labs
 from blades import pull
-from blades.setup import PULL_PATH, PULL_SETTINGS
+from blades.setup import MODULES, PULL_PATH, PULL_SETTINGS, program_files
 from config.portage import Rendered
 
 SYNC = "--color=n --nospinner --quiet --sync"
@@ -29,6 +29,7 @@ UPDATE = (
     "--color=n --nospinner --quiet --ask=n --getbinpkgonly --binpkg-respect-use=y --with-bdeps=n "
     "--update --deep --newuse @blade"
 )
+DEPCLEAN = "--color=n --nospinner --quiet --ask=n --depclean --with-bdeps=n"
 # An emerge that notes how it was called, does what `act` says, and knows no other call.
 EMERGE = """#!/bin/sh
 echo "$*" >> '{folder}/calls'
@@ -39,26 +40,32 @@ have() {{ # category/name-version build-id
 case "$*" in
     '{sync}') . ./act-sync ;;
     '{update}') . ./act ;;
+    '{depclean}') . ./act-depclean ;;
     *) echo "unexpected: emerge $*" >&2; exit 99 ;;
 esac
 """
 DRIVER = """
-import importlib.util, sys
+import sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("pull", sys.argv[1])
-pull = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pull)
+sys.path.insert(0, sys.argv[1])
+from blades import pull
 folder = Path(sys.argv[2])
 pull.SETTINGS = folder / "etc/pull.json"
-pull.APPLIED = folder / "lib/applied.json"
-pull.SYNCED = folder / "lib/synced"
+pull.KEYS = folder / "etc/keys.asc"
+pull.KEYRING = folder / "portage/gnupg"
+pull.TRUST = str(folder / "bin/trust")
+pull.STATE = folder / "lib"
 pull.LOG = folder / "log/pull.log"
 pull.LOCK = folder / "pull.lock"
 pull.VDB = folder / "vdb"
-pull.SET = folder / "sets/blade"
+pull.ETC = folder / "portage"
+pull.REPOS = folder / "repos"
+pull.CACHED = folder / "cache"
 sys.exit(pull.main())
 """
+ROOT = Path(pull.__file__).parent.parent
 PACKAGES = ["app-misc/a/a-1-1.gpkg.tar", "dev-libs/b/b-2.0_rc1-r3-12.gpkg.tar"]
+EXPIRES = "2999-01-01T00:00:00Z"
 INSTALL = "have app-misc/a-1 1; have dev-libs/b-2.0_rc1-r3 12"
 
 
@@ -86,32 +93,39 @@ class Blade:
     def settings(self, **more: object) -> None:
         (self.folder / "etc").mkdir(exist_ok=True)
         known = {"headnode": self.url, "class": "blade", "ring": "canary", "blade": "blade01"}
-        (self.folder / "etc/pull.json").write_text(json.dumps({**known, **more}))
+        text = json.dumps({**known, "signed": False, **more})
+        (self.folder / "etc/pull.json").write_text(text)
 
     def deploy(self, sequence: int, packages: list[str] = PACKAGES, **more: object) -> None:
         """Put a deployment in front of the ring."""
         folder = self.site / "deployments" / str(sequence)
         folder.mkdir(parents=True, exist_ok=True)
-        generation = json.dumps({"number": sequence + 10, "packages": packages})
-        (folder / "generation.json").write_text(generation)
+        generation = json.dumps({"number": sequence + 10, "packages": dict.fromkeys(packages)})
+        files = {"generation.json": generation, "Packages": f"index of {sequence}\n"}
+        for name, text in files.items():
+            (folder / name).write_text(text)
         deployment = {
             "class_name": "blade",
             "ring": "canary",
             "sequence": sequence,
             "generation": sequence + 10,
             "snapshots": "set-1",
+            "expires": EXPIRES,
             "atoms": ["dev-libs/b", "app-misc/a"],
-            "sha256": {"generation.json": hashlib.sha256(generation.encode()).hexdigest()},
+            "sha256": {
+                name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()
+            },
         }
         (self.site / "deployment.json").write_text(json.dumps({**deployment, **more}))
 
-    def emerge_does(self, update: str, sync: str = ":") -> None:
+    def emerge_does(self, update: str, sync: str = ":", depclean: str = "exit 98") -> None:
         (self.folder / "act").write_text(f"{update}\n")
         (self.folder / "act-sync").write_text(f"{sync}\n")
+        (self.folder / "act-depclean").write_text(f"{depclean}\n")
 
     def start(self, *, path: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-I", "-c", DRIVER, pull.__file__, str(self.folder)],
+            [sys.executable, "-I", "-c", DRIVER, str(ROOT), str(self.folder)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -144,8 +158,9 @@ class Blade:
 def blade(tmp_path: Path) -> Iterator[Blade]:
     (tmp_path / "bin").mkdir()
     (tmp_path / "site").mkdir()
+    (tmp_path / "portage").mkdir()
     emerge = tmp_path / "bin/emerge"
-    emerge.write_text(EMERGE.format(folder=tmp_path, sync=SYNC, update=UPDATE))
+    emerge.write_text(EMERGE.format(folder=tmp_path, sync=SYNC, update=UPDATE, depclean=DEPCLEAN))
     emerge.chmod(0o755)
     handler = partial(Quiet, directory=str(tmp_path / "site"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -177,9 +192,10 @@ def test_a_first_pull_syncs_installs_and_notes_what_was_applied(blade: Blade) ->
     blade.deploy(1)
     assert blade.pull() == report_of()
     assert blade.calls == [SYNC, UPDATE]
-    assert (blade.folder / "sets/blade").read_text() == "app-misc/a\ndev-libs/b\n"
+    assert (blade.folder / "portage/sets/blade").read_text() == "app-misc/a\ndev-libs/b\n"
     deployment = json.loads((blade.site / "deployment.json").read_text())
-    assert blade.applied == {**deployment, "packages": 2}
+    assert blade.applied == {"deployment": deployment, "packages": 2}
+    assert not (blade.folder / "lib/applying").exists()
     log = (blade.folder / "log/pull.log").read_text()
     assert log == f"--- emerge {SYNC}\n--- emerge {UPDATE}\n"
 
@@ -198,22 +214,95 @@ def test_a_pull_that_finds_nothing_new_asks_once_and_never_starts_emerge(blade: 
 def test_a_new_deployment_of_the_same_trees_is_not_synced(blade: Blade) -> None:
     blade.deploy(1)
     blade.pull()
-    blade.deploy(2, ["app-misc/a/a-2-1.gpkg.tar"])
+    now = ["app-misc/a/a-2-1.gpkg.tar", PACKAGES[1]]
+    blade.deploy(2, now)
     blade.emerge_does("rm -r vdb/app-misc/a-1; have app-misc/a-2 1")
     assert blade.pull() == report_of(
-        changes=["-app-misc/a-1", "+app-misc/a-2"], generation=12, sequence=2, packages=1
+        changes=["-app-misc/a-1", "+app-misc/a-2"], generation=12, sequence=2
     )
     assert blade.calls == [SYNC, UPDATE, UPDATE]
-    blade.deploy(3, ["app-misc/a/a-2-1.gpkg.tar"], snapshots="set-2")
+    blade.deploy(3, now, snapshots="set-2")
     blade.emerge_does(":")
     assert blade.pull()["changes"] == []
     assert blade.calls[3:] == [SYNC, UPDATE]
 
 
+def test_what_the_generation_no_longer_has_is_removed(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.pull()
+    blade.deploy(2, PACKAGES[:1])
+    blade.emerge_does(":", depclean="rm -r vdb/dev-libs/b-2.0_rc1-r3")
+    assert blade.pull()["changes"] == ["-dev-libs/b-2.0_rc1-r3"]
+    assert blade.calls == [SYNC, UPDATE, UPDATE, DEPCLEAN]
+
+
+def test_emerge_sees_the_deployments_index_and_no_other_binhost(blade: Blade) -> None:
+    for name in ("make.conf", "binrepos.conf/theirs.conf"):
+        path = blade.folder / "portage" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    copy = blade.folder / "cache" / str(blade.folder / "lib/index").lstrip("/") / "Packages"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("of a ring that was newer")
+    blade.deploy(1)
+    look = "cd $PORTAGE_CONFIGROOT/etc/portage; cat make.conf binrepos.conf"
+    blade.emerge_does(f"({look} {blade.folder}/lib/index/Packages) > saw; {INSTALL}")
+    blade.pull()
+    assert (blade.folder / "saw").read_text() == (
+        f"make.conf[headnode]\nsync-uri = file://{blade.folder}/lib/index\n"
+        "location = /var/cache/binhost/headnode\nverify-signature = false\nindex of 1\n"
+    )
+    assert not copy.exists()
+    assert not (blade.folder / "lib/etc").exists()
+
+
+def test_a_renewed_deployment_is_noted_and_emerge_is_not_started(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.pull()
+    generation = (blade.site / "deployments/1/generation.json").read_text()
+    blade.deploy(2)
+    (blade.site / "deployments/2/generation.json").write_text(generation)
+    said = json.loads((blade.site / "deployment.json").read_text())
+    said |= {"generation": 11}
+    said["sha256"]["generation.json"] = hashlib.sha256(generation.encode()).hexdigest()
+    (blade.site / "deployment.json").write_text(json.dumps(said))
+    assert blade.pull() == report_of(result="unchanged", emerge=False, changes=[], sequence=2)
+    assert blade.calls == [SYNC, UPDATE]
+    assert blade.applied == {"deployment": said, "packages": 2}
+
+
+def test_back_to_what_was_applied_before_a_failed_pull_starts_emerge(blade: Blade) -> None:
+    """The failed one may have got half-way: the blade is not where it was."""
+    blade.deploy(1)
+    blade.pull()
+    first = json.loads((blade.site / "deployment.json").read_text())
+    blade.deploy(2, ["app-misc/a/a-2-1.gpkg.tar", PACKAGES[1]])
+    blade.emerge_does("rm -r vdb/app-misc/a-1; have app-misc/a-2 1; exit 1")
+    blade.pull(1)
+    back = {**first, "sequence": 3}
+    (blade.site / "deployments/3").mkdir()
+    for name in ("generation.json", "Packages"):
+        text = (blade.site / "deployments/1" / name).read_text()
+        (blade.site / "deployments/3" / name).write_text(text)
+    (blade.site / "deployment.json").write_text(json.dumps(back))
+    blade.emerge_does("rm -r vdb/app-misc/a-2; have app-misc/a-1 1")
+    assert blade.pull()["changes"] == ["-app-misc/a-2", "+app-misc/a-1"]
+
+
+def test_a_tree_may_go_back_in_time(blade: Blade) -> None:
+    """Portage refuses that by the timestamp of the tree that it has."""
+    stamp = blade.folder / "repos/gentoo/metadata/timestamp.chk"
+    stamp.parent.mkdir(parents=True)
+    stamp.touch()
+    blade.deploy(1)
+    blade.emerge_does(INSTALL, "! [ -e repos/gentoo/metadata/timestamp.chk ]")
+    assert blade.pull()["result"] == "updated"
+
+
 def test_a_rebuilt_package_is_a_change(blade: Blade) -> None:
     blade.deploy(1)
     blade.pull()
-    blade.deploy(2, ["app-misc/a/a-1-2.gpkg.tar"])
+    blade.deploy(2, ["app-misc/a/a-1-2.gpkg.tar", PACKAGES[1]])
     blade.emerge_does("have app-misc/a-1 2")
     assert blade.pull()["changes"] == ["-app-misc/a-1", "+app-misc/a-1"]
 
@@ -271,10 +360,10 @@ def test_a_ring_that_has_nothing_says_so(blade: Blade) -> None:
     ("text", "error"),
     [
         ("<html>", "is no JSON: Expecting value: line 1 column 1 (char 0)"),
-        ("[1]", "has no atoms, generation, sequence, sha256, snapshots"),
+        ("[1]", "has no class_name, ring, sequence, generation, expires, snapshots, atoms, sha256"),
         (
-            '{"sequence": 1, "atoms": [], "snapshots": "x", "sha256": {}}',
-            "has no generation",
+            '{"sequence": 1, "atoms": [], "snapshots": "x", "sha256": {}, "expires": ""}',
+            "has no class_name, ring, generation",
         ),
     ],
 )
@@ -403,8 +492,8 @@ def test_a_blade_that_is_not_set_up_says_so(blade: Blade) -> None:
     path = blade.folder / "etc/pull.json"
     for text, lacks in (
         ("{", f"{path} is no JSON: "),
-        ("[]", f"{path} has no headnode, class, ring, blade"),
-        ('{"headnode": "http://x", "class": "blade"}', f"{path} has no ring, blade"),
+        ("[]", f"{path} has no headnode, class, ring, blade, signed"),
+        ('{"headnode": "http://x", "class": "blade"}', f"{path} has no ring, blade, signed"),
     ):
         path.write_text(text)
         error = blade.pull(2)["error"]
@@ -425,10 +514,11 @@ def test_a_blade_without_emerge_says_so(blade: Blade) -> None:
     assert report["error"] == "this blade is not set up: no emerge"
 
 
-def test_the_pull_needs_only_the_standard_library() -> None:
-    tree = ast.parse(Path(pull.__file__).read_text())
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_blade_is_given_needs_only_the_standard_library(module: str) -> None:
+    tree = ast.parse(Path(pull.__file__).with_name(f"{module}.py").read_text())
     names = {
-        name.partition(".")[0]
+        name
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
@@ -437,12 +527,18 @@ def test_the_pull_needs_only_the_standard_library() -> None:
             else [node.module or "."]
         )
     }
-    assert names <= set(sys.stdlib_module_names)
-    assert "subprocess" in names
+    given = {f"blades.{name}" for name in MODULES}
+    assert {name for name in names if name not in given} <= set(sys.stdlib_module_names) | {
+        f"{name}.{below}"
+        for name, below in (("collections", "abc"), ("http", "client"), ("urllib", "error"))
+    } | {"urllib.request"}
 
 
 def test_names_of_the_pool_are_versions_and_build_ids() -> None:
-    assert pull.expected(PACKAGES) == {"app-misc/a-1": "1", "dev-libs/b-2.0_rc1-r3": "12"}
+    assert pull.expected(dict.fromkeys(PACKAGES, "")) == {
+        "app-misc/a-1": "1",
+        "dev-libs/b-2.0_rc1-r3": "12",
+    }
 
 
 @pytest.mark.lab
@@ -451,10 +547,14 @@ def test_the_script_itself_pulls_in_a_lab_from_its_headnode(tmp_path: Path) -> N
     site = tmp_path / "site"
     blade = Blade(folder=tmp_path, server=None)  # type: ignore[arg-type]
     blade.deploy(1)
-    far_side = EMERGE.format(folder="/", sync=SYNC, update=UPDATE).replace("vdb/", "var/db/pkg/")
+    far_side = EMERGE.format(folder="/", sync=SYNC, update=UPDATE, depclean=DEPCLEAN).replace(
+        "vdb/", "var/db/pkg/"
+    )
     settings = {"headnode": "http://headnode:8080", "class": "blade", "ring": "canary"}
+    settings["signed"] = False  # type: ignore[assignment]
     files = {
-        PULL_PATH: Path(pull.__file__).read_text(),
+        **program_files(),
+        "/etc/portage/make.conf": "",
         PULL_SETTINGS: json.dumps({**settings, "blade": "blade01"}),
         "/usr/local/bin/emerge": far_side,
         "/act": f"{INSTALL}\n",

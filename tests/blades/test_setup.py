@@ -8,12 +8,13 @@ import pytest
 
 from blades import pull
 from blades.inventory import select
-from blades.setup import PULL_PATH, PULL_SETTINGS, is_program, setup_files, to_tar
+from blades.setup import PULL_PATH, PULL_SETTINGS, setup_files, to_tar
 from config.model import Cluster
-from config.portage import Rendered
+from config.portage import Rendered, is_program
 from headnode.commands.blades import write_below
 from schedules.rollout import PULL
 
+KEYRING = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
 CLUSTER = Cluster.model_validate(
     {"serve": {"host": "10.0.0.1", "http_port": 8081}, "classes": {"blade": {}}}
 )
@@ -22,7 +23,7 @@ CLUSTER = Cluster.model_validate(
 @pytest.fixture
 def rendered() -> Rendered:
     (blade,) = select(CLUSTER, "blade03")
-    return setup_files(CLUSTER, blade, ["app-misc/b", "app-misc/a"])
+    return setup_files(CLUSTER, blade, ["app-misc/b", "app-misc/a"], KEYRING)
 
 
 def tree(folder: Path) -> dict[str, tuple[str, int, str]]:
@@ -43,18 +44,23 @@ def test_a_blade_is_told_where_its_headnode_is_and_what_it_is_itself(rendered: R
         "class": "blade",
         "ring": "fleet",
         "blade": "blade03",
+        "signed": True,
     }
 
 
 def test_a_blade_is_given_the_pull_as_it_is(rendered: Rendered) -> None:
-    assert rendered.files[PULL_PATH] == Path(pull.__file__).read_text()
-    assert rendered.files[PULL_PATH].startswith("#!/usr/bin/env python3\n")
+    assert rendered.files["/usr/local/lib/headnode/blades/pull.py"] == (
+        Path(pull.__file__).read_text()
+    )
+    assert rendered.files[PULL_PATH].startswith("#!/bin/sh\n")
+    assert rendered.files[str(pull.KEYS)] == KEYRING
     assert PULL_PATH == PULL  # what a rollout starts
     assert str(pull.SETTINGS) == PULL_SETTINGS
 
 
 def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
     assert sorted(rendered.files) == [
+        "/etc/headnode/keys.asc",
         "/etc/headnode/pull.json",
         "/etc/portage/binrepos.conf/gentoobinhost.conf",
         "/etc/portage/make.conf",
@@ -64,10 +70,14 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/etc/portage/package.use/headnode",
         "/etc/portage/repos.conf/gentoo.conf",
         "/etc/portage/sets/blade",
+        "/usr/local/lib/headnode/blades/__init__.py",
+        "/usr/local/lib/headnode/blades/order.py",
+        "/usr/local/lib/headnode/blades/pull.py",
         "/usr/local/sbin/headnode-pull",
+        "/usr/local/sbin/headnode-trust",
     ]
     assert sorted(rendered.links) == ["/etc/portage/make.profile"]
-    assert rendered.files[str(pull.SET)] == "app-misc/a\napp-misc/b\n"
+    assert rendered.files[str(pull.ETC / "sets/blade")] == "app-misc/a\napp-misc/b\n"
 
 
 def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -> None:
@@ -80,7 +90,8 @@ def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -
     assert unpacked == tree(tmp_path / "written")
     assert {f"/{name}" for name in unpacked} == {*rendered.files, *rendered.links}
     modes = {name: mode for name, (kind, mode, _) in unpacked.items() if kind == "file"}
-    assert modes.pop("usr/local/sbin/headnode-pull") == 0o755
+    for name in ("headnode-pull", "headnode-trust"):
+        assert modes.pop(f"usr/local/sbin/{name}") == 0o755
     assert set(modes.values()) == {0o644}
 
 

@@ -20,6 +20,7 @@ from config.portage import (
     rsync_url,
 )
 
+KEYRING = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
 CLASS = {
     "chost": "x86_64-pc-linux-gnu",
     "use": "threads -X",
@@ -46,12 +47,12 @@ ATOMS = ["sys-apps/b", "app-misc/a"]
 
 @pytest.fixture
 def blade() -> Rendered:
-    return blade_files(CLUSTER, "blade03", ATOMS)
+    return blade_files(CLUSTER, "blade03", ATOMS, KEYRING)
 
 
 @pytest.fixture
 def builder() -> Rendered:
-    return builder_files(CLUSTER, "blade", ATOMS, jobs=5)
+    return builder_files(CLUSTER, "blade", ATOMS, jobs=5, keyring=KEYRING)
 
 
 def variables(rendered: Rendered, folder: Path) -> dict[str, str]:
@@ -83,17 +84,35 @@ def test_a_blades_make_conf_is_what_portage_reads(blade: Rendered, tmp_path: Pat
         "DISTDIR": "/var/cache/distfiles",
         "PKGDIR": "/var/cache/binpkgs",
         "BINPKG_FORMAT": "gpkg",
-        "FEATURES": ("nodoc -buildpkg news getbinpkg binpkg-multi-instance parallel-fetch -news"),
+        "FEATURES": "nodoc -buildpkg news getbinpkg binpkg-multi-instance parallel-fetch -news "
+        "binpkg-request-signature",
+        "PORTAGE_TRUST_HELPER": "/usr/local/sbin/headnode-trust",
         "GENTOO_MIRRORS": "http://head.example:8081/",
         "EMERGE_DEFAULT_OPTS": "--getbinpkgonly --binpkg-respect-use=y --with-bdeps=n",
     }
 
 
 def test_an_option_that_is_not_set_is_left_to_the_profile(tmp_path: Path) -> None:
-    found = variables(blade_files(CLUSTER, "plain1", ()), tmp_path)
+    found = variables(blade_files(CLUSTER, "plain1", (), None), tmp_path)
     assert "USE" not in found
     assert "ACCEPT_KEYWORDS" not in found
     assert found["FEATURES"] == "getbinpkg binpkg-multi-instance parallel-fetch -news"
+
+
+def test_without_keys_nothing_is_checked_and_no_helper_is_run(tmp_path: Path) -> None:
+    plain = blade_files(CLUSTER, "plain1", (), None)
+    assert variables(plain, tmp_path)["PORTAGE_TRUST_HELPER"] == ""
+    assert sections(plain, "binrepos.conf/gentoobinhost.conf")["headnode"]["verify-signature"] == (
+        "false"
+    )
+    assert not [path for path in plain.files if "trust" in path or "keys" in path]
+
+
+def test_the_builder_checks_what_comes_from_the_pool_and_holds_no_secret(builder: Rendered) -> None:
+    pool = sections(builder, "binrepos.conf/gentoobinhost.conf")["pool"]
+    assert pool["verify-signature"] == "true"
+    assert builder.files["/etc/headnode/keys.asc"] == KEYRING
+    assert not [text for text in builder.files.values() if "PRIVATE" in text]
 
 
 def test_a_blade_takes_packages_from_its_ring_alone(blade: Rendered) -> None:
@@ -102,10 +121,10 @@ def test_a_blade_takes_packages_from_its_ring_alone(blade: Rendered) -> None:
             "priority": "9999",
             "sync-uri": "http://head.example:8081/binhost/blade/fleet",
             "location": "/var/cache/binhost/headnode",
-            "verify-signature": "false",
+            "verify-signature": "true",
         }
     }
-    canary = blade_files(CLUSTER, "blade01", ATOMS)
+    canary = blade_files(CLUSTER, "blade01", ATOMS, KEYRING)
     assert sections(canary, "binrepos.conf/gentoobinhost.conf")["headnode"]["sync-uri"] == (
         "http://head.example:8081/binhost/blade/canary"
     )
@@ -155,7 +174,7 @@ def test_portage_itself_reads_the_binrepos_and_repos_conf(blade: Rendered, tmp_p
     binrepos = tmp_path / "binrepos.conf/gentoobinhost.conf"
     (found,) = BinRepoConfigLoader([str(binrepos)], settings).values()
     assert found.sync_uri == "http://head.example:8081/binhost/blade/fleet"
-    assert found.verify_signature is False
+    assert found.verify_signature is True
     (tmp_path / "tree/profiles").mkdir(parents=True)
     (tmp_path / "tree/profiles/repo_name").write_text("gentoo\n")
     (tmp_path / "tree/metadata").mkdir()
@@ -235,4 +254,4 @@ def test_the_builder_builds_packages_whatever_features_a_class_has(
 
 def test_a_blade_of_no_ring_has_no_files() -> None:
     with pytest.raises(ValueError, match=r"^blade99 is in no ring$"):
-        blade_files(CLUSTER, "blade99", ATOMS)
+        blade_files(CLUSTER, "blade99", ATOMS, None)

@@ -27,7 +27,12 @@ def test_every_option_that_is_not_set_by_default_has_an_example() -> None:
         for option in options.options_of(model, at)
         if options.default_of(option.field) is None
     }
-    assert unset == {"classes.<name>.world": ["blade.world"], "distcc.helpers": ["blade[01-58]"]}
+    assert unset == {
+        "classes.<name>.world": ["blade.world"],
+        "distcc.helpers": ["blade[01-58]"],
+        "signing.home": ["/root/.gnupg"],
+        "signing.key": ["0123456789ABCDEF0123456789ABCDEF01234567"],
+    }
 
 
 def test_a_row_has_name_type_limits_default_and_meaning() -> None:

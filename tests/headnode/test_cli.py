@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from config.load import load
-from config.model import Cluster
+from config.model import Cluster, State
 from headnode.cli import run
+from schedules.site import Site
 
 SMALL = """\
 [state]
 path = "state"
+
+[signing]
+mode = "off"
 
 [classes.blade]
 packages = ["app-misc/hello"]
@@ -40,11 +44,15 @@ def configured(here: Path) -> Path:
 def test_init_writes_a_file_that_loads_to_the_defaults(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["init"]) == 0
+    assert run(["init", "--state", "state"]) == 0
+    made = load(here / "cluster.toml")
+    assert made == Cluster(state=State(path=here / "state"))
+    keys = Site(cluster=made).keys
     assert capsys.readouterr().out == (
-        "Wrote cluster.toml. Set [serve] host, and the packages and rings of your class, next.\n"
+        f"Wrote cluster.toml; {keys.signer()} signs. Set [serve] host, and the packages and rings "
+        "of your class, next.\n"
     )
-    assert load(here / "cluster.toml") == Cluster()
+    assert (here / "state/keys/signing").stat().st_mode & 0o777 == 0o700
 
 
 def test_init_does_not_replace_a_file(configured: Path, capsys: pytest.CaptureFixture[str]) -> None:

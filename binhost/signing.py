@@ -1,0 +1,162 @@
+"""Signatures: of packages, in the format that Portage checks, and of deployments.
+
+Packages are signed in staging, outside the builder, which never sees a secret key. The format is
+Portage's to write and to check (GLEP 78; `portage.gpkg`), so it is Portage that is asked, with a
+configuration of our own: it reads none of the machine's.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tarfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from binhost.keys import Keys, gpg
+from headnode.errors import CommandError, PublishError
+from headnode.files import sync_folder
+from headnode.process import environment
+
+SEAL_SUFFIX = ".asc"
+DIGEST = "SHA512"
+GPG = "gpg --batch --no-tty --quiet"
+
+
+class _Settings(dict[str, str]):
+    """What `portage.gpkg` asks of Portage's configuration."""
+
+    def __init__(self, features: frozenset[str], **values: str) -> None:
+        super().__init__(values)
+        self.features = features
+
+    def environ(self) -> dict[str, str]:
+        """The environment that gpg runs in."""
+        return environment()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """What signs: `key` packages, and deployments together with the rest of `sealers`.
+
+    `keyring` is what blades are told to trust, `trusted` the fingerprints in it.
+    """
+
+    home: Path
+    verify_home: Path
+    key: str
+    sealers: tuple[str, ...]
+    keyring: str
+    trusted: tuple[str, ...]
+
+    @classmethod
+    def of(cls, keys: Keys) -> Signer:
+        """The signer that these keys make.
+
+        Raises:
+            PublishError: there is no key to sign with, or blades would not trust it.
+        """
+        sealers = keys.sealers()
+        return cls(
+            home=keys.home,
+            verify_home=keys.verify_home(),
+            key=sealers[0],
+            sealers=tuple(sealers),
+            keyring=keys.keyring(),
+            trusted=tuple(keys.trusted()),
+        )
+
+    def seal(self, path: Path) -> None:
+        """Write a detached, armored signature of the file `path` beside it, as `<path>.asc`.
+
+        Raises:
+            PublishError: gpg did not sign.
+        """
+        users = [word for key in self.sealers for word in ("--local-user", f"{key}!")]
+        seal = path.with_name(f"{path.name}{SEAL_SUFFIX}")
+        try:
+            gpg(self.home, *users, "--armor", f"--output={seal}", "--detach-sign", path)
+        except CommandError as error:
+            raise PublishError(f"{path.name} could not be signed: {error.tail}") from error
+        seal.chmod(0o644)
+        with seal.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def sign(self, paths: Iterable[Path]) -> None:
+        """Sign packages that have no signature yet, each replaced in one rename.
+
+        Raises:
+            PublishError: naming one that could not be signed.
+        """
+        unsigned = [path for path in paths if not is_signed(path)]
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            for _ in pool.map(self._sign, unsigned):
+                pass
+
+    def verify(self, paths: Iterable[Path]) -> dict[Path, str]:
+        """Check packages the way a blade does; those that it would refuse, with the reason."""
+        paths = list(paths)
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            found = dict(zip(paths, pool.map(self._fault, paths), strict=True))
+        return {path: fault for path, fault in found.items() if fault}
+
+    def _sign(self, path: Path) -> None:
+        from portage.exception import PortageException
+
+        try:
+            _package(path, self._settings("binpkg-ignore-signature")).update_signature()
+        except (PortageException, tarfile.TarError, OSError, ValueError) as error:
+            raise PublishError(
+                f"{path} could not be signed: {error or type(error).__name__}.",
+                remedy="Is the key there and its agent unlocked? headnode keys list.",
+            ) from error
+        sync_folder(path.parent)
+
+    def _fault(self, path: Path) -> str:
+        from portage.exception import PortageException
+
+        try:
+            _package(path, self._settings("binpkg-request-signature"))._verify_binpkg()
+        except (PortageException, tarfile.TarError, OSError, ValueError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    def _settings(self, *features: str) -> _Settings:
+        home, verify_home = shlex.quote(str(self.home)), shlex.quote(str(self.verify_home))
+        return _Settings(
+            frozenset(features),
+            BINPKG_GPG_SIGNING_BASE_COMMAND=f"{GPG} --sign --armor [PORTAGE_CONFIG]",
+            BINPKG_GPG_SIGNING_DIGEST=DIGEST,
+            BINPKG_GPG_SIGNING_GPG_HOME=home,
+            BINPKG_GPG_SIGNING_KEY=f"{self.key}!",
+            BINPKG_GPG_VERIFY_BASE_COMMAND=f"{GPG} --verify --no-auto-check-trustdb --status-fd 2 "
+            "[PORTAGE_CONFIG] [SIGNATURE]",
+            BINPKG_GPG_VERIFY_GPG_HOME=verify_home,
+            GPG_VERIFY_USER_DROP="",
+            GPG_VERIFY_GROUP_DROP="",
+        )
+
+
+def _package(path: Path, settings: _Settings) -> Any:
+    from portage.gpkg import gpkg
+
+    return gpkg(settings=settings, gpkg_file=str(path))
+
+
+def is_signed(path: Path) -> bool:
+    """Whether a package has signatures, good or not.
+
+    Raises:
+        PublishError: it is no whole gpkg.
+    """
+    try:
+        with tarfile.open(path, "r:") as container:
+            return any(name.endswith(".sig") for name in container.getnames())
+    except (tarfile.TarError, OSError) as error:
+        raise PublishError(
+            f"{path} is not a whole gpkg: {error}.",
+            remedy="Remove it and build the package again.",
+        ) from error

@@ -1,0 +1,208 @@
+"""Which key signs and which are trusted: every step can be taken back, none locks blades out."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binhost.keys import Keys, gpg
+from binhost.records import Generation
+from binhost.rings import Ring
+from binhost.signing import Signer, is_signed
+from headnode.errors import ConfigError, PublishError
+
+STRANGE = "0123456789ABCDEF0123456789ABCDEF01234567"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Iterator[Keys]:
+    made = Keys(folder=tmp_path / "keys", home=tmp_path / "keys/signing")
+    yield made
+    if made.home.exists():
+        made.end_agent()
+
+
+def test_without_a_key_it_is_said_how_to_get_one(keys: Keys) -> None:
+    with pytest.raises(PublishError) as error:
+        keys.signer()
+    assert str(error.value) == (
+        'There is no key to sign with. headnode keys add makes one; [signing] mode = "off" does '
+        "without."
+    )
+
+
+def test_the_first_key_signs_and_the_second_waits(keys: Keys) -> None:
+    first = keys.make("one")
+    second = keys.make("two")
+    assert keys.signer() == first
+    assert set(keys.trusted()) == {first, second}
+    assert keys.sealers() == [first, second]
+    keys.use(second)
+    assert keys.sealers() == [second, first]
+    assert keys.home.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_key_that_signs_cannot_be_dropped(keys: Keys) -> None:
+    first, second = keys.make("one"), keys.make("two")
+    with pytest.raises(ConfigError) as error:
+        keys.drop(first)
+    assert str(error.value) == f"{first} signs. Let another sign first: headnode keys use."
+    keys.drop(second)
+    assert set(keys.trusted()) == {first}
+
+
+def test_a_key_that_is_not_there_is_named(keys: Keys) -> None:
+    first = keys.make("one")
+    for act in (keys.use, keys.drop):
+        with pytest.raises(ConfigError) as error:
+            act(STRANGE)
+        assert str(error.value) == f"{STRANGE} is not trusted. These are: {first}."
+    with pytest.raises(ConfigError) as error:
+        keys.trust(STRANGE)
+    assert str(error.value) == (
+        f"{STRANGE} is no public key. Give one: its fingerprint, or a file of gpg --armor --export."
+    )
+
+
+def test_a_key_of_ones_own_signs_when_cluster_toml_names_it(keys: Keys, tmp_path: Path) -> None:
+    theirs = Keys(folder=tmp_path / "theirs", home=tmp_path / "home")
+    key = theirs.make("mine")
+    ours = Keys(folder=keys.folder, home=theirs.home, configured=key)
+    with pytest.raises(PublishError) as error:
+        ours.signer()
+    assert str(error.value) == (
+        f"The key {key} is to sign, and blades are not told to trust it. "
+        f"Run headnode keys add {key}."
+    )
+    ours.trust(key)
+    assert ours.sealers() == [key]
+    with pytest.raises(ConfigError) as refused:
+        ours.use(key)
+    assert str(refused.value) == (
+        f"cluster.toml names the key that signs: {key}. Change [signing] key."
+    )
+    theirs.end_agent()
+
+
+def test_a_secret_that_is_not_at_hand_is_named(keys: Keys, tmp_path: Path) -> None:
+    elsewhere = Keys(folder=tmp_path / "e", home=tmp_path / "e/signing")
+    key = elsewhere.make("elsewhere")
+    elsewhere.end_agent()
+    keys.make("one")
+    keys.take(elsewhere.keyring(), "a file")
+    keys.use(key)
+    with pytest.raises(PublishError) as error:
+        keys.sealers()
+    assert str(error.value) == (
+        f"{keys.home} has no secret key {key}. Put it there, or name the one that signs: "
+        "headnode keys use."
+    )
+
+
+def test_a_path_that_is_too_long_for_gpg_is_refused_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / ("x" * 90)
+    with pytest.raises(ConfigError) as error:
+        Keys(folder=tmp_path, home=home).make("one")
+    assert str(error.value) == (
+        f"{home} is too long a path for gpg's socket. Set [signing] home to a shorter one."
+    )
+    assert not home.exists()
+
+
+def test_a_package_is_signed_once_and_passes_portages_own_check(
+    keys: Keys, tmp_path: Path, make_package: Any
+) -> None:
+    keys.make("one")
+    signer = Signer.of(keys)
+    path = tmp_path / make_package(tmp_path, "a-1")
+    assert signer.verify([path]) == {path: "GnuPG verification failed"}
+    assert not is_signed(path)
+    signer.sign([path])
+    assert is_signed(path)
+    assert signer.verify([path]) == {}
+    before = path.read_bytes()
+    signer.sign([path])
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_package_that_is_not_as_it_must_be_is_found_with_the_reason(
+    keys: Keys, tmp_path: Path, make_package: Any
+) -> None:
+    keys.make("one")
+    signer = Signer.of(keys)
+    bare = tmp_path / make_package(tmp_path, "a-1")
+    altered = tmp_path / make_package(tmp_path, "b-1", image=b"some content")
+    strange = tmp_path / make_package(tmp_path, "c-1")
+    short = tmp_path / make_package(tmp_path, "d-1")
+    signer.sign([altered, short])
+    altered.write_bytes(altered.read_bytes().replace(b"metadata.tar.zst", b"metadata.tar.zsT", 1))
+    short.write_bytes(short.read_bytes()[:2048])
+    stranger = Keys(folder=tmp_path / "k", home=tmp_path / "k/signing")
+    stranger.make("stranger")
+    Signer.of(stranger).sign([strange])
+    stranger.end_agent()
+    found = signer.verify([bare, altered, strange, short])
+    assert set(found) == {bare, altered, strange, short}
+    assert all(found.values())
+
+
+def test_what_cannot_be_signed_is_named_and_left_as_it_was(
+    keys: Keys, tmp_path: Path, make_package: Any
+) -> None:
+    key = keys.make("one")
+    signer = Signer.of(keys)
+    path = tmp_path / make_package(tmp_path, "a-1")
+    before = path.read_bytes()
+    gpg(keys.home, "--yes", "--delete-secret-keys", key)
+    with pytest.raises(PublishError, match=r"a-1-1\.gpkg\.tar could not be signed: "):
+        signer.sign([path])
+    assert path.read_bytes() == before
+
+
+def test_a_ring_whose_blades_were_never_told_of_a_key_gets_nothing_signed_by_it(
+    keys: Keys, tmp_path: Path, finished: Any
+) -> None:
+    first = keys.make("one")
+    result = finished(tmp_path, "app-misc/a/a-1-1.gpkg.tar")
+    fields = result.model_dump(exclude={"built", "finished", "packages", "seconds"})
+    generation = Generation(
+        number=1,
+        parent=None,
+        made=result.finished,
+        why="",
+        packages={},
+        entries_sha256="",
+        **fields,
+    )
+    ring = Ring(folder=tmp_path / "rings/canary", class_name="blade", name="canary")
+
+    def deploy() -> tuple[str, ...]:
+        return ring.deploy(
+            generation,
+            {},
+            repos={},
+            pool_url="http://h/pool",
+            now=result.finished,
+            valid=timedelta(days=1),
+            signer=Signer.of(keys),
+        ).keys
+
+    assert deploy() == (first,)
+    second = keys.make("two")
+    keys.use(second)
+    with pytest.raises(PublishError) as error:
+        deploy()
+    assert str(error.value) == (
+        f"The key {second} is to sign, and the blades of the ring canary were never told to trust "
+        f"it; they trust {first}. Let one of those sign until every ring had a deployment with the "
+        "new key: headnode keys use."
+    )
+    keys.use(first)
+    assert set(deploy()) == {first, second}
+    keys.use(second)
+    deploy()
