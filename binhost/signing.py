@@ -106,6 +106,8 @@ class Signer:
     def _sign(self, path: Path) -> None:
         from portage.exception import PortageException
 
+        for half_signed in path.parent.glob(f"{path.name}.*"):
+            half_signed.unlink()  # Portage's, of a run that was killed
         try:
             _package(path, self._settings("binpkg-ignore-signature")).update_signature()
         except (PortageException, tarfile.TarError, OSError, ValueError) as error:

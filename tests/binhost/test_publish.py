@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ import pytest
 
 from binhost.gates import GateError, Move, Waivers
 from binhost.index import field, parse_entries
+from binhost.keys import Keys
 from binhost.publish import Binhost, Order, Published, promote, publish, rollback
 from binhost.records import GateReport
+from binhost.signing import Signer
 from headnode.errors import BusyError, ConfigError, PublishError
 from headnode.files import locked
 
@@ -323,14 +326,55 @@ def publish_killed_at(binhost: Binhost, step: int) -> bool:
     return status != 0
 
 
+def read_on(folder: Path, stop: Any, out: Any) -> None:
+    """Read every ring below `folder` until told to stop; answer with the reads and what was wrong.
+
+    A ring is read the way a blade does: its index, then every package that it names.
+    """
+    wrong, reads = [], 0
+    while not stop.is_set():
+        for current in folder.glob("*/binhost/blade/rings/canary/current"):
+            try:
+                served(host(current.parents[4]))
+                reads += 1
+            except (AssertionError, OSError) as error:
+                wrong.append(f"{current}: {error!r}")
+    out.put((reads, wrong))
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[None]:
+    """A reader that looks at everything all the time, and must never see anything wrong."""
+    fork = multiprocessing.get_context("fork")
+    stop, out = fork.Event(), fork.Queue()
+    reader = fork.Process(target=read_on, args=(tmp_path, stop, out))
+    reader.start()
+    yield
+    stop.set()
+    reads, wrong = out.get(timeout=60)
+    reader.join()
+    assert wrong == []
+    assert reads > 100
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.usefixtures("watched")
 def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_next_one_ends_well(
-    tmp_path: Path, make_package: Any, finished: Any
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_package: Any,
+    finished: Any,
+    signed: bool,
 ) -> None:
     old_state, new_state = (1, {"app-misc/a-1"}), (2, {"app-misc/a-2", "app-misc/b-1"})
+    folder = tmp_path_factory.mktemp("k")
+    keys = Keys(folder=folder, home=folder / "signing") if signed else None
+    if keys:
+        keys.make("one")
     seen, step = [], 0
     while True:
         step += 1
-        binhost = host(tmp_path / str(step))
+        binhost = replace(host(tmp_path / str(step)), keys=keys)
         finished(binhost.build_folder, make_package(binhost.staging, "a-1"))
         go(binhost)
         build_more(binhost, make_package, finished)
@@ -342,6 +386,10 @@ def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_ne
         assert served(binhost) == new_state
         assert tree_of(binhost.staging) == {}
         assert not [path for path in binhost.folder.rglob(".*") if path.name != ".lock"]
+        if keys:
+            assert (
+                Signer.of(keys).verify(binhost.pool.folder / n for n in binhost.pool.files()) == {}
+            )
         assert binhost.generations.numbers() == [1, 2]
         assert binhost.pool.files() == set(binhost.pool.entries())
     # Old up to one point and new from there on; and there were many points.
@@ -349,3 +397,5 @@ def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_ne
     assert len(seen) > 40
     assert seen.count(old_state) > 30
     assert seen.count(new_state) > 3
+    if keys:
+        keys.end_agent()
