@@ -51,6 +51,16 @@ def path_of(target: str) -> str:
     return re.split("[?#]", target, maxsplit=1)[0]
 
 
+def query_of(target: str) -> str:
+    """The query of a request target, percent-encoded, without its question mark."""
+    return target.partition("#")[0].partition("?")[2]
+
+
+def distfile(url_path: str, roots: Roots) -> Path | None:
+    """The file of a distfile's `url_path`, exists or not; None where it is none's."""
+    return resolve(url_path, roots) if url_path.startswith("/distfiles/") else None
+
+
 def resolve(url_path: str, roots: Roots) -> Path | None:
     """Find the file that `url_path` (percent-encoded, no query) names; None where it names none.
 
