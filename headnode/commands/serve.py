@@ -15,4 +15,4 @@ def serve(settings: Settings) -> None:
 
     Example: headnode serve
     """
-    daemon.serve(settings.site())
+    daemon.serve(settings.site)

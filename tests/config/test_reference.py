@@ -27,7 +27,11 @@ def test_every_option_that_is_not_set_by_default_has_an_example() -> None:
         for option in options.options_of(model, at)
         if options.default_of(option.field) is None
     }
-    assert unset == {"classes.<name>.world": ["blade.world"], "distcc.helpers": ["blade[01-58]"]}
+    assert unset == {
+        "serve.access_log": ["/var/log/headnode-access.log"],
+        "classes.<name>.world": ["blade.world"],
+        "distcc.helpers": ["blade[01-58]"],
+    }
 
 
 def test_a_row_has_name_type_limits_default_and_meaning() -> None:
