@@ -47,7 +47,11 @@ class Wait(Enum):
 
 
 class Owner(Protocol):
-    """What a connection needs of the loop that it is in."""
+    """What a connection needs of the loop that it is in.
+
+    `now_s` (monotonic) and `date`, the fields that every reply has, are of this round of the loop.
+    `lets_go`: connections are closed after their reply, although the client would keep them.
+    """
 
     site: Site
     files: OpenFiles
@@ -55,12 +59,8 @@ class Owner(Protocol):
     disk: Aside
     access: AccessLog | None
     now_s: float
-
-    def date(self) -> bytes:
-        """The fields that every reply begins with, Server and Date."""
-
-    def lets_go(self) -> bool:
-        """Whether connections are closed after their reply, although the client would keep them."""
+    date: bytes
+    lets_go: bool
 
     def watch(self, connection: Connection, events: int) -> None:
         """Call the connection on these events of its socket, and on no others (0: none)."""
@@ -160,7 +160,7 @@ class Connection:
 
     def advance(self) -> None:
         """Answer the requests that have arrived, until one has to be waited for."""
-        while self.wait is Wait.HEAD or self.wait is Wait.BODY:
+        while len(self._buffer) and (self.wait is Wait.HEAD or self.wait is Wait.BODY):
             if self.wait is Wait.BODY:
                 if not self._take_body():
                     return
@@ -224,11 +224,12 @@ class Connection:
     # A reply
 
     def _send(self, reply: Reply) -> None:
+        """Begin a reply; a small one is one write with its header."""
         handler, owner = self._handler, self._owner
         assert handler is not None  # noqa: S101 (a reply is to a request)
-        if owner.lets_go():
+        if owner.lets_go:
             handler.close_connection = True
-        block = reply.head + owner.date() + self._kept(handler)
+        block = reply.head + owner.date + self._kept(handler)
         self._reply, self._head_bytes = reply, len(block)
         body = () if handler.command == "HEAD" else reply.body
         if len(body) == 1 and isinstance(body[0], bytes):
@@ -269,7 +270,8 @@ class Connection:
     def _read_on(self, result: object) -> None:
         """Go on with a file after the disk was read."""
         if isinstance(result, Exception):
-            log.error("a file cannot be read any further: %s", result)
+            path = self._handler and self._handler.url_path
+            log.error("%s cannot be read any further: %s", path, result)
             self.close()
             return
         self.wait = Wait.ROOM

@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from typing import Any
 
-from binhost.heads import Fields, joined, quick_head
+from binhost.heads import Fields, joined, path_of, query_of, quick_head
 from binhost.openfiles import OpenFiles
 from binhost.replies import PAGES, Coding, Reply, Served, accepts_gzip, file_reply, text_reply
-from binhost.routes import distfile, path_of, query_of
+from binhost.routes import distfile
 from binhost.site import Request, Route, Site
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refusal or self.refuse(HTTPStatus.BAD_REQUEST)
         if self.request_version == "HTTP/0.9" or not self._names_one_host():
             return self.refuse(HTTPStatus.BAD_REQUEST)
-        path = path_of(self.path)
+        path = self.url_path
         if (route := self.site.route(path)) is not None:
             return self._answer_by_route(path, route)
         if self.fields.get("content-length", "0") != "0" or "transfer-encoding" in self.fields:
@@ -95,12 +95,8 @@ class Handler(BaseHTTPRequestHandler):
         if quick is None:
             return self._parse_as_base_class()
         self.requestline, self.command, self.path = quick.line, quick.command, quick.target
-        self.request_version, self.fields = quick.version, quick.fields
-        kept = self.fields.get("connection", "").lower()
-        if quick.version == "HTTP/1.1":
-            self.close_connection = kept == "close"
-        else:
-            self.close_connection = kept != "keep-alive"
+        self.request_version, self.fields, self.url_path = quick.version, quick.fields, quick.path
+        self.close_connection = not quick.keeps
         return True
 
     def _parse_as_base_class(self) -> bool:
@@ -109,6 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         self.fields = joined(self.headers.items())
+        self.url_path = path_of(self.path)
         return True
 
     def handle_expect_100(self) -> bool:

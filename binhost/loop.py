@@ -66,7 +66,9 @@ class Loop:
         self._paused_until_s = 0.0
         self._tick_s = min(TICK_S, limits.read_s / 4, limits.send_s / 4)
         self._swept_s = self._dropped_s = self.now_s
-        self._date: tuple[int, bytes] = (0, b"")
+        self._date_s = 0
+        self.date = b""
+        self.lets_go = False
         self._ending = Ending.NOT
         self._end_s = float("inf")
         self._reopen = False
@@ -87,18 +89,6 @@ class Loop:
         self._wake.now()
 
     # What a connection needs (connection.Owner)
-
-    def date(self) -> bytes:
-        """The fields that every reply has: made once a second."""
-        now = int(time.time())
-        if now != self._date[0]:
-            date = formatdate(now, usegmt=True)
-            self._date = now, f"Server: headnode\r\nDate: {date}\r\n".encode()
-        return self._date[1]
-
-    def lets_go(self) -> bool:
-        """Whether the server ends, or is full, so that connections are closed after a reply."""
-        return self._ending is not Ending.NOT or self._is_full()
 
     def watch(self, connection: Connection, events: int) -> None:
         """Register for `events`; a socket that waits for nothing is taken out.
@@ -132,7 +122,7 @@ class Loop:
     def _round(self) -> None:
         self._set_accepting()
         events = self._poll.poll(self._tick_s, MOST_EVENTS)
-        self.now_s = time.monotonic()
+        self._look_around()
         for handle, what in events:
             if (connection := self._connections.get(handle)) is not None:
                 self._attend(connection, what)
@@ -144,6 +134,16 @@ class Loop:
             self._sweep()
         if self.access is not None:
             self.access.flush()
+
+    def _look_around(self) -> None:
+        """Note what counts for all connections in this round."""
+        self.now_s = time.monotonic()
+        self.lets_go = self._ending is not Ending.NOT or self._is_full()
+        now = int(time.time())
+        if now != self._date_s:
+            self._date_s = now
+            date = formatdate(now, usegmt=True)
+            self.date = f"Server: headnode\r\nDate: {date}\r\n".encode()
 
     def _attend(self, connection: Connection, events: int) -> None:
         try:
@@ -212,19 +212,15 @@ class Loop:
         client.setblocking(False)
         connection = Connection(client, str(address[0]).removeprefix("::ffff:"), self)
         self._connections[client.fileno()] = connection
+        self.lets_go = self.lets_go or self._is_full()
         self._attend(connection, select.EPOLLIN)  # its request is often there already
 
     def _make_room(self) -> None:
-        """Let half of the clients go that have sent nothing for a while, the most idle first."""
+        """Let the clients go that have sent nothing for a while."""
         since = self.now_s + self.site.limits.read_s - IDLE_S
-        idle = [
-            each
-            for each in self._connections.values()
-            if each.wait is Wait.HEAD and each.deadline_s <= since
-        ]
-        idle.sort(key=lambda connection: connection.deadline_s)
-        for connection in idle[: (len(idle) + 1) // 2]:
-            connection.close()
+        for connection in list(self._connections.values()):
+            if connection.wait is Wait.HEAD and connection.deadline_s <= since:
+                connection.close()
 
     def _let_idle_go(self) -> None:
         """Close what waits for a request, once what has already arrived is answered."""
@@ -240,6 +236,10 @@ class Loop:
                     connection.expire()
         if self._is_full():
             self._make_room()
+        if self._accepting:
+            # The kernel wakes one process for a new client; one that is killed just then, or stops
+            # accepting, leaves it to nobody until the next client comes.
+            self._accept()
         if now - self._dropped_s >= IDLE_FILES_S:
             self._dropped_s = now
             self.files.drop_idle()

@@ -41,21 +41,6 @@ class Roots:
     state: Path
 
 
-def path_of(target: str) -> str:
-    """The path in a request target, still percent-encoded, without query.
-
-    Source: RFC 9112, 3.2: origin-form `/path?query`, or absolute-form `http://host/path?query`.
-    """
-    if target.lower().startswith(("http://", "https://")):
-        target = "/" + target.split("/", 3)[3] if target.count("/") > 2 else "/"
-    return re.split("[?#]", target, maxsplit=1)[0]
-
-
-def query_of(target: str) -> str:
-    """The query of a request target, percent-encoded, without its question mark."""
-    return target.partition("#")[0].partition("?")[2]
-
-
 def distfile(url_path: str, roots: Roots) -> Path | None:
     """The file of a distfile's `url_path`, exists or not; None where it is none's."""
     return resolve(url_path, roots) if url_path.startswith("/distfiles/") else None

@@ -22,7 +22,7 @@ from binhost.replies import Piece
 
 log = logging.getLogger(__name__)
 
-WINDOW_BYTES = 1 << 20
+WINDOW_BYTES = 2 << 20
 
 
 class Progress(Enum):
@@ -53,54 +53,57 @@ class Transfer:
         Raises:
             OSError: the client is gone.
         """
-        budget = self.sent_bytes + WINDOW_BYTES
         while self._turn < len(self._pieces):
-            if self.sent_bytes >= budget:
-                return Progress.FULL
             piece = self._pieces[self._turn]
-            try:
-                if isinstance(piece, Span):
-                    if not self._is_ready(piece):
-                        return Progress.COLD
-                    count = self._send_file(connection, piece)
-                    if count == 0 and self._at < piece.length:
-                        return Progress.BROKEN
-                    size = piece.length
-                else:
-                    count = self._send_bytes(connection, piece)
-                    size = len(piece)
-            except BlockingIOError:
-                return Progress.FULL
-            self._count(count, size)
-        return Progress.DONE
-
-    def _send_bytes(self, connection: socket.socket, piece: bytes) -> int:
-        last = self._turn == len(self._pieces) - 1
-        rest = memoryview(piece)[self._at :] if self._at else piece
-        return connection.send(rest, 0 if last else socket.MSG_MORE)
-
-    def _send_file(self, connection: socket.socket, span: Span) -> int:
-        assert self._file is not None  # noqa: S101 (spans come with their file)
-        count = min(self._ready_until, span.length) - self._at
-        return os.sendfile(connection.fileno(), self._file.handle, span.start + self._at, count)
-
-    def _count(self, count: int, size: int) -> None:
-        self.sent_bytes += count
-        self._at += count
-        if self._at >= size:
+            if isinstance(piece, Span):
+                progress = self._push_span(connection, piece)
+            else:
+                progress = self._push_bytes(connection, piece)
+            if progress is not Progress.DONE:
+                return progress
             self._turn += 1
             self._at = self._ready_until = 0
+        return Progress.DONE
+
+    def _push_bytes(self, connection: socket.socket, piece: bytes) -> Progress:
+        last = self._turn == len(self._pieces) - 1
+        try:
+            rest = piece[self._at :] if self._at else piece
+            count = connection.send(rest, 0 if last else socket.MSG_MORE)
+        except BlockingIOError:
+            return Progress.FULL
+        self._at += count
+        self.sent_bytes += count
+        return Progress.DONE if self._at == len(piece) else Progress.FULL
+
+    def _push_span(self, connection: socket.socket, span: Span) -> Progress:
+        """One sendfile(2): a socket that took all of a window will be polled as ready again."""
+        assert self._file is not None  # noqa: S101 (spans come with their file)
+        if not self._is_ready(span):
+            return Progress.COLD
+        count = min(WINDOW_BYTES, span.length - self._at)
+        try:
+            start = span.start + self._at
+            count = os.sendfile(connection.fileno(), self._file.handle, start, count)
+        except BlockingIOError:
+            return Progress.FULL
+        self._at += count
+        self.sent_bytes += count
+        if self._at == span.length:
+            return Progress.DONE
+        return Progress.FULL if count else Progress.BROKEN
 
     def _is_ready(self, span: Span) -> bool:
-        """Whether the next bytes of the file are in memory; asked once a window."""
-        if self._at < self._ready_until or not span.length:
+        """Whether the next window of the file is in memory: what is new of it at either end."""
+        if not span.length:
             return True
         assert self._file is not None  # noqa: S101
         end = min(self._at + WINDOW_BYTES, span.length)
-        if not all(is_in_memory(self._file.handle, span.start + at) for at in (self._at, end - 1)):
-            return False
-        self._ready_until = end
-        return True
+        new = [at for at in (self._at, end - 1) if at >= self._ready_until]
+        if all(is_in_memory(self._file.handle, span.start + at) for at in new):
+            self._ready_until = max(end, self._ready_until)
+            return True
+        return False
 
     def fetch_window(self) -> None:
         """Wait for the disk to have read the next window. A thread's work."""

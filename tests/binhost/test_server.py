@@ -21,9 +21,10 @@ from urllib.error import HTTPError
 import pytest
 
 from binhost.access import stamp
+from binhost.heads import path_of
 from binhost.openfiles import KEPT_FILES, OpenFiles
 from binhost.ranges import Span, UnsatisfiableError, parse_range
-from binhost.routes import Roots, path_of, resolve
+from binhost.routes import Roots, resolve
 from binhost.server import Server, open_listener, serve
 from binhost.site import Limits, Site
 from headnode.errors import EnvironmentLacksError, ExitCode

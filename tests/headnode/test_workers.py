@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -128,7 +129,7 @@ class Visitor:
                 self.wrong.append(error)
 
 
-def test_several_processes_answer_on_one_port(state: Path, tmp_path: Path) -> None:
+def test_several_processes_answer_on_one_port_and_the_last_answers_alone(state: Path) -> None:
     with running(state, 3) as workers:
         assert len(set(pids(workers))) == 3
         for pid in pids(workers)[:2]:
@@ -247,21 +248,36 @@ def test_connections_are_limited_by_the_files_that_may_be_open() -> None:
     assert limits_within(256).connections == 16
 
 
-def test_a_worker_stays_small(state: Path) -> None:
-    with running(state, 1) as workers:
-        [pid] = pids(workers)
-        clients = [
-            socket.create_connection(("127.0.0.1", port_of(workers)), timeout=PATIENCE_S)
-            for _ in range(3000)
-        ]
-        for client in clients:
+def resident_kib(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Allows this process to have 10,000 connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_10000_idle_clients_hurt_nobody_and_workers_stay_small(state: Path) -> None:
+    with running(state, 2) as workers:
+        port = port_of(workers)
+        idle = [connect(port) for _ in range(10_000)]
+        for _ in range(58):
+            assert get(port) == b"small"
+        for client in idle[-1000:]:
             client.sendall(b"GET /distfiles/small HTTP/1.1\r\nHost: x\r\n\r\n")
-        for client in clients:
-            assert client.recv(1000).endswith(b"small")
-        resident = Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]
-        for client in clients:
+        assert same(get(port, "/distfiles/large"))
+        assert max(resident_kib(pid) for pid in pids(workers)) < 64 * 1024
+        for client in idle:
             client.close()
-        assert int(resident) < 64 * 1024
 
 
 # The whole daemon
