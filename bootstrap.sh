@@ -24,6 +24,7 @@ patch:patch:sys-devel/patch
 file:file:sys-apps/file
 scanelf:pax-utils:app-misc/pax-utils
 wget:wget:net-misc/wget
+nginx:nginx-light:www-servers/nginx
 "
 
 say() { printf '%s\n' "$*" >&2; }
@@ -72,6 +73,11 @@ install() {
 		apt-get update -qq
 		# shellcheck disable=SC2086 # a list of words
 		apt-get install -qq -y --no-install-recommends $packages >/dev/null
+		case " $packages" in
+		*" nginx"*) # for tests, which start their own: Debian has started one on port 80
+			systemctl disable --now nginx >/dev/null 2>&1 || true
+			;;
+		esac
 		;;
 	emerge*)
 		# shellcheck disable=SC2086

@@ -71,6 +71,14 @@ class Serve(Section):
         "default is every address; name the cluster network's own where there are others.",
     )
     http_port: Port = Field(8080, description="TCP port of the HTTP server.")
+    backend_port: Count = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="TCP port on 127.0.0.1 where `headnode serve` answers HTTP instead, when nginx "
+        "has http_port: nginx sends the files, and passes on the rest (`headnode serve --nginx` "
+        "prints its configuration). 0: there is no nginx, headnode has http_port itself.",
+    )
     workers: Count = Field(
         0,
         ge=0,

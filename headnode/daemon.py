@@ -47,7 +47,7 @@ def serve(read: Callable[[], Site]) -> None:
     signals = Signals()
     with (
         locked(site.state / "serve.lock", "headnode serve"),
-        open_listener(site.cluster.serve.listen, site.cluster.serve.http_port) as listener,
+        open_listener(*http_address(site)) as listener,
     ):
         Daemon(site, listener).run(signals, read)
 
@@ -167,9 +167,18 @@ class Daemon:
         )
 
 
+def http_address(site: Site) -> tuple[str, int]:
+    """Where our own HTTP server listens: the address and the port."""
+    options = site.cluster.serve
+    if options.backend_port:
+        return "127.0.0.1", options.backend_port
+    return options.listen, options.http_port
+
+
 def worker_settings(site: Site) -> Settings:
-    """What the workers of a cluster are given; the daemon adds the listening socket."""
-    log_path = site.cluster.serve.access_log
+    """What the workers of a cluster are given; with nginx in front, it writes the access log."""
+    options = site.cluster.serve
+    log_path = None if options.backend_port else options.access_log
     return Settings(
         listener=-1,
         state=str(site.state.absolute()),
@@ -189,7 +198,7 @@ def refuse_fixed_changes(before: Site, after: Site) -> None:
         ConfigError: it does.
     """
     old, new = before.cluster, after.cluster
-    names = ("listen", "http_port", "rsync_port", "rsync_connections")
+    names = ("listen", "http_port", "backend_port", "rsync_port", "rsync_connections")
     changed = [
         f"serve.{each}" for each in names if getattr(old.serve, each) != getattr(new.serve, each)
     ]
