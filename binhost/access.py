@@ -69,7 +69,11 @@ class AccessLog:
     def reopen(self) -> None:
         """Go on in a new file where the old one was renamed."""
         self.flush()
-        handle = self._open()
+        try:
+            handle = self._open()
+        except OSError as error:
+            log.error("%s cannot be opened anew, the old file stays: %s", self._path, error)
+            return
         os.close(self._handle)
         self._handle = handle
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from binhost.access import AccessLog, access_line
 from binhost.aside import Aside
-from binhost.handler import Answer, Handler, Slow, Upload
+from binhost.handler import Answer, Handler, Upload
 from binhost.heads import HeadBuffer, HeadError
 from binhost.openfiles import OpenFiles
 from binhost.replies import Reply, text_reply
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 16_384
 LINGER_S = 1.0
+RETRY_S = "5"
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 NOTHING = 0
@@ -103,8 +104,8 @@ class Connection:
 
     # What the loop calls
 
-    def happened(self, events: int) -> None:
-        """Go on after events of the socket."""
+    def happened(self) -> None:
+        """Go on after an event of the socket: it is what was waited for, or the client is gone."""
         if self.wait is Wait.ROOM:
             self._push()
             self.advance()
@@ -124,7 +125,7 @@ class Connection:
         if not data:
             self.close()
         elif self.wait is not Wait.END:
-            if not len(self._buffer) and self.wait is Wait.HEAD:
+            if not self._buffer.data and self.wait is Wait.HEAD:
                 self.deadline_s = self._owner.now_s + self._owner.site.limits.read_s
             self._buffer.feed(data)
             self.advance()
@@ -140,7 +141,7 @@ class Connection:
 
     def expire(self) -> None:
         """Its deadline has passed."""
-        if self.wait is Wait.BODY or (self.wait is Wait.HEAD and len(self._buffer)):
+        if self.wait is Wait.BODY or (self.wait is Wait.HEAD and self._buffer.data):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self.close()
@@ -160,7 +161,7 @@ class Connection:
 
     def advance(self) -> None:
         """Answer the requests that have arrived, until one has to be waited for."""
-        while len(self._buffer) and (self.wait is Wait.HEAD or self.wait is Wait.BODY):
+        while self._buffer.data and (self.wait is Wait.HEAD or self.wait is Wait.BODY):
             if self.wait is Wait.BODY:
                 if not self._take_body():
                     return
@@ -182,25 +183,25 @@ class Connection:
     def _deal(self, answer: Answer) -> None:
         if isinstance(answer, Reply):
             self._send(answer)
-        elif isinstance(answer, Slow):
-            self._run(
-                self._owner.slow, answer.key, answer.job, lambda r: self._send(answer.then(r))
-            )
-        else:
+        elif isinstance(answer, Upload):
             self._await_body(answer)
+        elif not self._run(
+            self._owner.slow, answer.key, answer.job, lambda r: self._send(answer.then(r))
+        ):
+            self._send(text_reply(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", RETRY_S)))
 
     def _await_body(self, upload: Upload) -> None:
         assert self._handler is not None  # noqa: S101
         self._upload = upload
         self.wait = Wait.BODY
         self.deadline_s = self._owner.now_s + self._owner.site.limits.read_s
-        if "expect" in self._handler.fields and not len(self._buffer):
+        if "expect" in self._handler.fields and not self._buffer.data:
             with suppress(OSError):  # a client that is gone is noticed by the next read
                 self.socket.send(CONTINUE)
 
     def _take_body(self) -> bool:
         upload = self._upload
-        if upload is None or len(self._buffer) < upload.length:
+        if upload is None or len(self._buffer.data) < upload.length:
             return False
         self._upload = None
         self._deal(upload.then(self._buffer.take(upload.length)))
@@ -208,18 +209,24 @@ class Connection:
 
     def _run(
         self, aside: Aside, key: Hashable, job: Callable[[], object], then: Callable[[Any], None]
-    ) -> None:
-        """Have a thread do `job`, and go on with `then`, if the connection is still there."""
-        self.wait = Wait.THREAD
+    ) -> bool:
+        """Have a thread do `job`, then go on with `then`; False: too many wait for that already."""
 
         def go_on(result: object) -> None:
-            if self.wait is Wait.THREAD:
+            if self.wait is not Wait.THREAD:
+                return  # it was closed meanwhile
+            try:
                 then(result)
                 self.advance()
                 self.settle()
+            except Exception:
+                log.exception("the conversation with %s failed", self.peer)
+                self.close()
 
         if not aside.submit(key, job, go_on):
-            self._send(text_reply(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", "5")))
+            return False
+        self.wait = Wait.THREAD
+        return True
 
     # A reply
 
@@ -265,7 +272,8 @@ class Connection:
                 log.error("%s shrank while it was sent", self._handler and self._handler.path)
                 self.close()
             case Progress.COLD:
-                self._run(self._owner.disk, object(), transfer.fetch_window, self._read_on)
+                if not self._run(self._owner.disk, self, transfer.fetch_window, self._read_on):
+                    self.close()  # the disk hangs, and half a reply cannot become another
 
     def _read_on(self, result: object) -> None:
         """Go on with a file after the disk was read."""

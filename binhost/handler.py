@@ -18,7 +18,7 @@ from typing import Any
 from binhost.heads import Fields, joined, path_of, query_of, quick_head
 from binhost.openfiles import OpenFiles
 from binhost.replies import PAGES, Coding, Reply, Served, accepts_gzip, file_reply, text_reply
-from binhost.routes import distfile
+from binhost.routes import distfile, is_index
 from binhost.site import Request, Route, Site
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
         return Slow(file, lambda: fetch(file), lambda result: self._fetched(path, result))
 
     def _find(self, path: str) -> Served | None:
-        if path.endswith("/Packages") and accepts_gzip(self.fields.get("accept-encoding")):
+        if is_index(path) and accepts_gzip(self.fields.get("accept-encoding")):
             packed = self.files.find(path, Coding.GZIP)
             if packed is not None:
                 return packed

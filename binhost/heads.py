@@ -34,24 +34,21 @@ class HeadError(Exception):
 
 
 class HeadBuffer:
-    """What has arrived of a connection and is not used yet; a head may have `limit_bytes`."""
+    """What has arrived of a connection and is not used yet, `data`; a head has `limit_bytes`."""
 
-    __slots__ = ("_data", "_limit_bytes")
+    __slots__ = ("_limit_bytes", "data")
 
     def __init__(self, limit_bytes: int) -> None:
-        self._data = b""
+        self.data = b""
         self._limit_bytes = limit_bytes
-
-    def __len__(self) -> int:
-        return len(self._data)
 
     def feed(self, data: bytes) -> None:
         """Take what was received."""
-        self._data = self._data + data if self._data else data
+        self.data = self.data + data if self.data else data
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes, which are there."""
-        taken, self._data = self._data[:count], self._data[count:]
+        taken, self.data = self.data[:count], self.data[count:]
         return taken
 
     def next(self) -> bytes | None:
@@ -60,15 +57,15 @@ class HeadBuffer:
         Raises:
             HeadError: it is too long.
         """
-        data = self._data
+        data = self.data
         if data[:1] in (b"\r", b"\n"):  # empty lines before a head are dropped (RFC 9112, 2.2)
-            data = self._data = data.lstrip(b"\r\n")
+            data = self.data = data.lstrip(b"\r\n")
         end = match.end() if (match := END.search(data)) else 0
         if (end or len(data)) > self._limit_bytes:
             raise HeadError(_too_long(data[: self._limit_bytes]))
         if not end:
             return None
-        self._data = data[end:]
+        self.data = data[end:]
         return data[:end]
 
 

@@ -13,7 +13,6 @@ import select
 import socket
 import threading
 import time
-from contextlib import suppress
 from email.utils import formatdate
 from enum import Enum
 
@@ -32,6 +31,7 @@ IDLE_FILES_S = 10.0
 DISK_THREADS = 4
 # A client that has been silent for so long may be let go when there is no room for others.
 IDLE_S = 1.0
+EXPIRED = 0  # no event of the poll: a deadline has passed
 
 
 class Ending(Enum):
@@ -147,7 +147,10 @@ class Loop:
 
     def _attend(self, connection: Connection, events: int) -> None:
         try:
-            connection.happened(events)
+            if events == EXPIRED:
+                connection.expire()
+            else:
+                connection.happened()
         except Exception:
             log.exception("the conversation with %s failed", connection.peer)
             connection.close()
@@ -232,8 +235,7 @@ class Loop:
         self._swept_s = now = self.now_s
         for connection in list(self._connections.values()):
             if now >= connection.deadline_s and connection.wait is not Wait.THREAD:
-                with suppress(OSError):
-                    connection.expire()
+                self._attend(connection, EXPIRED)
         if self._is_full():
             self._make_room()
         if self._accepting:

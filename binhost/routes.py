@@ -18,6 +18,7 @@ RING_FILES = frozenset(
     {"Packages", "Packages.gz", "deployment.json", "deployment.json.asc", "generation.json"}
 )
 IMAGE = re.compile(r"[0-9a-f]{64}\.squashfs")
+INDEX = re.compile(r"/binhost/[^/]+/(?!pool/)[^/]+/(deployments/[0-9]+/)?Packages")
 SEQUENCE = re.compile(r"[0-9]+")
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\]")
 
@@ -39,6 +40,11 @@ class Roots:
     """Where the served files are: `state` is the state folder of the design, an absolute path."""
 
     state: Path
+
+
+def is_index(url_path: str) -> bool:
+    """Whether this is a plain index, a ring's or a deployment's."""
+    return url_path.endswith("/Packages") and INDEX.fullmatch(url_path) is not None
 
 
 def distfile(url_path: str, roots: Roots) -> Path | None:

@@ -111,7 +111,7 @@ class Daemon:
             refuse_fixed_changes(self._site, site)
             self._workers.settings = worker_settings(site)
             self._workers.start(worker_count(site))
-        except HeadnodeError as error:
+        except (HeadnodeError, OSError) as error:
             log.error("not reloaded, the old configuration stays: %s", error)
             self._workers.settings = worker_settings(self._site)
             return

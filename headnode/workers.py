@@ -115,7 +115,7 @@ class Workers:
             if slot.worker is not None and slot.worker.process.poll() is not None:
                 self._bury(slot, slot.worker, now)
             if slot.worker is None and now >= slot.due_s:
-                slot.worker = self._begin()
+                self._fill(slot, now)
 
     def _bury(self, slot: Slot, worker: Worker, now: float) -> None:
         slot.pause_s = next_pause_s(slot.pause_s, now - worker.started_s)
@@ -125,6 +125,13 @@ class Workers:
             "HTTP worker %d ended with exit code %d, starting another in %g s",
             *(worker.process.pid, worker.process.returncode, slot.pause_s),
         )
+
+    def _fill(self, slot: Slot, now: float) -> None:
+        try:
+            slot.worker = self._begin()
+        except OSError as error:  # no memory, no processes left
+            slot.due_s = now + LONGEST_PAUSE_S
+            log.error("no HTTP worker can be started just now: %s", error)
 
     def reopen_logs(self) -> None:
         """Have all go on in a new access log."""

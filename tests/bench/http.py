@@ -3,8 +3,9 @@
 Both serve the same folder with the same number of processes on this machine, with no access log.
 58 clients in two processes of a small C program (http_load.c) ask for small files over kept
 connections, for small files by a connection each, for small files that they have (304), and for
-large files, whose bytes they drop. Each round measures both, the first of them in turn; the figures
-are medians over rounds. Client and servers share the cores, for both alike.
+large files, whose bytes they drop. Each round measures both, the first of them in turn; a ratio is
+the median over the rounds of what each round's pair gave, since both of a pair had the same
+neighbours on the machine. Client and servers share the cores, for both alike.
 
 Run with `python -P`, since this file has the name of a package of the standard library.
 """
@@ -74,16 +75,21 @@ class Figure:
         """Body bytes a second, in units of 10^9."""
         return self.body_bytes / self.seconds / 1e9
 
+    @property
+    def cpu_s_per_gb(self) -> float:
+        """CPU seconds of the server for 10^9 body bytes."""
+        return self.server_cpu_s / self.body_bytes * 1e9
+
 
 def loads(scale: float) -> list[Load]:
     """All loads; `scale` shortens them."""
     since = f"If-Modified-Since: {formatdate(STAMP + 5, usegmt=True)}\r\n"
-    small, close = max(CLIENTS, int(80_000 * scale)), max(CLIENTS, int(25_000 * scale))
+    small, close = max(CLIENTS, int(40_000 * scale)), max(CLIENTS, int(15_000 * scale))
     shape: list[tuple[str, int, str, int, str, str]] = [
         ("small", small, "keep", 200, "", "small"),
         ("newconn", close, "close", 200, "", "small"),
         ("revalidate", small, "keep", 304, since, "small"),
-        ("large", CLIENTS * 2, "keep", 200, "", "large"),
+        ("large", CLIENTS, "keep", 200, "", "large"),
     ]
     return [
         Load(name=n, count=c, connection=k, status=s, fields=f, paths=p)
@@ -230,23 +236,24 @@ def summary(figures: dict[str, dict[str, list[Figure]]], resident: float) -> dic
     """The contract's keys, and what they were worked out from. Pure."""
 
     def ratio(load: str, of: str) -> float:
-        ours, theirs = (
-            statistics.median(getattr(each, of) for each in figures[side][load])
-            for side in ("headnode", "nginx")
-        )
-        return round(ours / theirs, 3)
+        pairs = zip(figures["headnode"][load], figures["nginx"][load], strict=True)
+        return round(statistics.median(getattr(a, of) / getattr(b, of) for a, b in pairs), 3)
 
-    def cpu_per_gb(side: str) -> float:
-        of = figures[side]["large"]
-        return statistics.median(each.server_cpu_s / each.body_bytes * 1e9 for each in of)
+    def cpu_us(load: str) -> list[float]:
+        """Our CPU microseconds a reply, and nginx's."""
+        return [
+            round(statistics.median(f.server_cpu_s / f.replies for f in of[load]) * 1e6, 1)
+            for of in (figures["headnode"], figures["nginx"])
+        ]
 
     return {
         "small_rps_ratio": ratio("small", "rate"),
         "newconn_rps_ratio": ratio("newconn", "rate"),
         "revalidate_rps_ratio": ratio("revalidate", "rate"),
         "large_gbps_ratio": ratio("large", "gb_per_s"),
-        "cpu_per_gb_ratio": round(cpu_per_gb("headnode") / cpu_per_gb("nginx"), 3),
+        "cpu_per_gb_ratio": ratio("large", "cpu_s_per_gb"),
         "worker_rss_mb": round(resident, 1),
+        "cpu_us_per_reply": {each.name: cpu_us(each.name) for each in loads(1.0)},
         "clients": CLIENTS,
         "workers": WORKERS,
         "small_files": [SMALL_FILES, SMALL_BYTES],
@@ -268,7 +275,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, prog="make bench-http")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of requests")
     options = parser.parse_args()
     require("nginx", "gcc")

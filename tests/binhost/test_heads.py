@@ -96,7 +96,7 @@ def test_heads_are_cut_out_wherever_the_network_cut_them() -> None:
             while (head := buffer.next()) is not None:
                 heads.append(head)
         assert heads == expected
-        assert len(buffer) == 0
+        assert buffer.data == b""
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from binhost.access import stamp
+from binhost.access import AccessLog, stamp
 from binhost.heads import path_of
 from binhost.openfiles import KEPT_FILES, OpenFiles
 from binhost.ranges import Span, UnsatisfiableError, parse_range
@@ -386,6 +386,17 @@ def test_each_form_of_the_index_has_a_tag_of_its_own(client: http.client.HTTPCon
     ):
         answer = ask(client, INDEX_URL, Accept_Encoding=accepted, If_None_Match=tag)
         assert (answer[0], answer[1]["Vary"]) == (status, "Accept-Encoding")
+
+
+@pytest.mark.parametrize("path", ["/distfiles/Packages", "/binhost/blade/pool/Packages"])
+def test_a_file_that_is_only_called_like_an_index_is_never_encoded(
+    state: Path, client: http.client.HTTPConnection, path: str
+) -> None:
+    for folder in ("mirror/distfiles", "binhost/blade/pool"):
+        put(state / folder / "Packages", b"plain")
+        put(state / folder / "Packages.gz", b"packed")
+    _, fields, body = ask(client, path, Accept_Encoding="gzip")
+    assert (fields.get("Content-Encoding"), body) == (None, b"plain")
 
 
 def test_an_index_without_its_compressed_form_is_plain(
@@ -1002,6 +1013,33 @@ def test_every_request_is_a_line_of_the_combined_format(state: Path) -> None:
         f'127.0.0.1 - - [] "GET {HELLO} HTTP/1.1" 206 2 "-" "-"',
         '127.0.0.1 - - [] "nonsense" 400 16 "-" "-"',
     ]
+
+
+def test_a_log_that_cannot_be_begun_anew_goes_on_in_the_old_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    access = AccessLog(folder / "access.log")
+    folder.rename(tmp_path / "moved")
+    access.reopen()
+    access.add("a line\n")
+    access.close()
+    assert (tmp_path / "moved/access.log").read_text() == "a line\n"
+    assert caplog.messages == [
+        f"{folder}/access.log cannot be opened anew, the old file stays: "
+        f"[Errno 2] No such file or directory: '{folder}/access.log'"
+    ]
+
+
+def test_a_full_disk_loses_lines_of_the_log_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    access = AccessLog(Path("/dev/full"))
+    access.add("a line\n")
+    access.flush()
+    access.close()
+    assert caplog.messages == ["/dev/full cannot be written: [Errno 28] No space left on device"]
 
 
 def test_the_log_tells_the_time_in_utc() -> None:

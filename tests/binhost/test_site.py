@@ -276,3 +276,18 @@ def test_a_route_that_fails_is_a_500_and_logged(
         assert ask(running, "/api") == (500, b"500 Internal Server Error\n")
         assert ask(running, "/healthz") == (200, b"ok\n")
     assert caplog.messages == ["GET /api failed: KeyError('blade99')"]
+
+
+def test_a_reply_that_cannot_be_decided_ends_that_conversation_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> Reply:
+        raise RuntimeError("a mistake of ours")
+
+    with server(tmp_path, fetch_missing=lambda file: False) as running:
+        with monkeypatch.context() as patched:
+            patched.setattr("binhost.handler.Handler._fetched", broken)
+            with pytest.raises(http.client.RemoteDisconnected):
+                ask(running, URL)
+        assert ask(running, URL) == (404, b"404 Not Found\n")
+    assert caplog.messages == ["the conversation with 127.0.0.1 failed"]
