@@ -315,11 +315,10 @@ class Connection:
         self.close()
 
     def _log_reply(self) -> None:
-        access, handler, reply, transfer = (
-            *(self._owner.access, self._handler),
-            *(self._reply, self._transfer),
-        )
-        if access is None or handler is None or reply is None or transfer is None:
+        if (access := self._owner.access) is None:
+            return
+        handler, reply, transfer = self._handler, self._reply, self._transfer
+        if handler is None or reply is None or transfer is None:
             return
         access.add(
             access_line(

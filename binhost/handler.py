@@ -189,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
             method=self.command,
             path=path,
             query=query_of(self.path),
-            fields=self.fields,
+            fields=dict(self.fields),  # ours are remembered with the head
             body=body,
             peer=self.peer,
         )

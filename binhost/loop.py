@@ -2,8 +2,7 @@
 
 Bounded in all it holds: connections (when there are too many, the idle ones are let go, and new
 ones wait in the kernel for room, or for another process), the size of a head, and the time of each
-wait. Several processes accept from one listening socket, each one client at a
-time, so that they share the clients.
+wait. Several processes accept from one listening socket.
 """
 
 from __future__ import annotations
@@ -31,6 +30,9 @@ IDLE_FILES_S = 10.0
 DISK_THREADS = 4
 # A client that has been silent for so long may be let go when there is no room for others.
 IDLE_S = 1.0
+# New clients in a round: one, so that processes share them, and one more for so many events, so
+# that they do not wait long where each round sends a lot.
+ACCEPT_SHARE = 8
 EXPIRED = 0  # no event of the poll: a deadline has passed
 
 
@@ -129,7 +131,7 @@ class Loop:
             elif handle == self._wake.handle:
                 self._woken()
             elif handle == self._listener.fileno():
-                self._accept()
+                self._accept(1 + len(events) // ACCEPT_SHARE)
         if self.now_s - self._swept_s >= self._tick_s:
             self._sweep()
         if self.access is not None:
@@ -203,17 +205,24 @@ class Loop:
             self._poll.unregister(self._listener)
         self._accepting = wanted
 
-    def _accept(self) -> None:
-        try:
-            client, address = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # another process was faster, or the client has gone
-        except OSError as error:
-            log.warning("cannot accept clients just now: %s", error)
-            self._paused_until_s = self.now_s + ACCEPT_PAUSE_S
-            return
+    def _accept(self, most: int) -> None:
+        """Take so many new clients, if there are any and there is room."""
+        for _ in range(most):
+            if self._is_full():
+                return
+            try:
+                client, address = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return  # another process was faster, or the client has gone
+            except OSError as error:
+                log.warning("cannot accept clients just now: %s", error)
+                self._paused_until_s = self.now_s + ACCEPT_PAUSE_S
+                return
+            self._begin(client, str(address[0]).removeprefix("::ffff:"))
+
+    def _begin(self, client: socket.socket, peer: str) -> None:
         client.setblocking(False)
-        connection = Connection(client, str(address[0]).removeprefix("::ffff:"), self)
+        connection = Connection(client, peer, self)
         self._connections[client.fileno()] = connection
         self.lets_go = self.lets_go or self._is_full()
         self._attend(connection, select.EPOLLIN)  # its request is often there already
@@ -241,7 +250,7 @@ class Loop:
         if self._accepting:
             # The kernel wakes one process for a new client; one that is killed just then, or stops
             # accepting, leaves it to nobody until the next client comes.
-            self._accept()
+            self._accept(1)
         if now - self._dropped_s >= IDLE_FILES_S:
             self._dropped_s = now
             self.files.drop_idle()

@@ -52,8 +52,9 @@ class Server:
 
         What is not sent within `Limits.stop_s` is cut off.
         """
-        self._loop.end(Ending.STOP, self._site.limits.stop_s)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._loop.end(Ending.STOP, self._site.limits.stop_s)
+            self._thread.join()
 
     def __enter__(self) -> Self:
         self.start()

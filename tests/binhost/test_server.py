@@ -788,8 +788,8 @@ def test_a_large_file_arrives_whole(state: Path, client: http.client.HTTPConnect
     assert ask(client, url, Range="bytes=-3")[::2] == (206, b"end")
 
 
-@pytest.mark.parametrize("threads", [128, 8])
-def test_fifty_eight_clients_at_once_get_everything(state: Path, threads: int) -> None:
+@pytest.mark.parametrize("connections", [128, 8])
+def test_fifty_eight_clients_at_once_get_everything(state: Path, connections: int) -> None:
     wrong: list[object] = []
 
     def blade(address: tuple[str, int]) -> None:
@@ -802,7 +802,7 @@ def test_fifty_eight_clients_at_once_get_everything(state: Path, threads: int) -
         except Exception as error:
             wrong.append(error)
 
-    with serve("127.0.0.1", 0, state, limits=Limits(connections=threads)) as server:
+    with serve("127.0.0.1", 0, state, limits=Limits(connections=connections)) as server:
         blades = [threading.Thread(target=blade, args=(server.address,)) for _ in range(58)]
         for thread in blades:
             thread.start()
@@ -811,7 +811,7 @@ def test_fifty_eight_clients_at_once_get_everything(state: Path, threads: int) -
     assert wrong == []
 
 
-def test_more_clients_than_threads_wait_and_are_served(state: Path) -> None:
+def test_more_clients_than_there_is_room_for_wait_and_are_served(state: Path) -> None:
     limits = Limits(connections=2, read_s=1.0)
     with serve("127.0.0.1", 0, state, limits=limits) as server:
         idle = [socket.create_connection(server.address) for _ in range(2)]
