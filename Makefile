@@ -33,6 +33,10 @@ test-full: lint ## every test, the long ones too
 lab58: ready ## the cycle with 58 blades, for real
 	@$(PY) -m pytest -q tests/test_fleet.py $(ARGS)
 
+.PHONY: bench-http
+bench-http: ready ## our HTTP server against nginx; the last line is JSON
+	@$(PY) -P tests/bench/http.py $(ARGS)
+
 .PHONY: docs
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md

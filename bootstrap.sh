@@ -26,6 +26,7 @@ scanelf:pax-utils:app-misc/pax-utils
 wget:wget:net-misc/wget
 gpg:gpg:app-crypt/gnupg
 gpg-agent:gpg-agent:app-crypt/gnupg
+nginx:nginx-light:www-servers/nginx
 "
 
 say() { printf '%s\n' "$*" >&2; }
@@ -74,6 +75,11 @@ install() {
 		apt-get update -qq
 		# shellcheck disable=SC2086 # a list of words
 		apt-get install -qq -y --no-install-recommends $packages >/dev/null
+		case " $packages" in
+		*" nginx"*) # for tests, which start their own: Debian has started one on port 80
+			systemctl disable --now nginx >/dev/null 2>&1 || true
+			;;
+		esac
 		;;
 	emerge*)
 		# shellcheck disable=SC2086

@@ -27,10 +27,16 @@ FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open regular file: `handle`, which the caller closes, and its `facts` (fstat(2))."""
+    """An open regular file: `handle`, and its `facts` (fstat(2)).
+
+    Closed when nothing refers to it any more: a cache and any number of transfers share one.
+    """
 
     handle: int
     facts: os.stat_result
+
+    def __del__(self) -> None:
+        os.close(self.handle)
 
 
 def open_beneath(state: Path, file: Path) -> Opened | None:

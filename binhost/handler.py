@@ -1,197 +1,203 @@
-"""One client's connection: reads requests, answers each, writes the access log.
+"""One request: read, and decided what it is answered with.
 
-`http.server` parses; we read the head (`heads`), decide (`replies`) and send: the header block in
-one write, the file by sendfile(2), which releases the GIL. A `Handler` is given its connection and
-does nothing until `converse()`.
+`http.server` parses (the ordinary heads are read by `heads`, all others by its own parser); what
+is answered is decided in `replies`. A `Handler` touches no socket and waits for nothing: its
+connection sends the answer.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
+from typing import Any
 
-from binhost.access import log_access
-from binhost.beneath import Opened, open_beneath
-from binhost.heads import HeadError, HeadReader, limit_waits
-from binhost.ranges import Span
-from binhost.replies import PAGES, Header, Reply, file_reply, text_reply
-from binhost.routes import Roots, path_of, resolve
+from binhost.heads import Fields, joined, path_of, query_of, quick_head
+from binhost.openfiles import OpenFiles
+from binhost.replies import PAGES, Coding, Reply, Served, accepts_gzip, file_reply, text_reply
+from binhost.routes import distfile, is_index
+from binhost.site import Request, Route, Site
 
 log = logging.getLogger(__name__)
 
 METHODS = ("GET", "HEAD")
-LINGER_S = 1.0
+LONGEST_LENGTH = 18  # digits: an exabyte
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client may take. Seconds and bytes; no value may be 0."""
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """An answer that takes a while: run `job` in a thread, and call `then` with its result.
 
-    read_s: float = 15.0  # for a request to come, and again for it to be complete
-    send_s: float = 60.0  # for the client to take anything of what is sent
-    head_bytes: int = 16_384  # request line and fields; nginx and Apache allow a similar size
-    connections: int = 128  # each has a thread; more wait in the kernel until one is free
-    stop_s: float = 10.0  # for running transfers when the server stops
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """What every connection shares: what is served, within what, and whether to let clients go.
-
-    `lets_go` says after each reply whether the connection is closed although the client would
-    keep it: the server stops, or others wait for a thread.
+    Requests whose `key` is the same share one run; an exception of the job is its result.
     """
 
-    roots: Roots
-    limits: Limits
-    lets_go: Callable[[], bool]
+    key: Hashable
+    job: Callable[[], object]
+    then: Callable[[Any], Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A request with a body: read `length` bytes, and call `then` with them."""
+
+    length: int
+    then: Callable[[bytes], Slow]
+
+
+Answer = Reply | Slow | Upload
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The requests of one connection; the connection stays the caller's to close."""
+    """Answers one request after its head; `close_connection` says whether it was the last.
+
+    `has_unread_input`: bytes that we shall not read follow it, so that nothing after it is a head.
+    """
 
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, connection: socket.socket, peer: str, site: Site) -> None:
-        # The base class would hold the whole conversation in its constructor, on buffered files.
-        self.connection = connection
-        self.peer = peer
+    def __init__(self, site: Site, files: OpenFiles, peer: str) -> None:
+        # The base class would hold a whole conversation in its constructor, on blocking files.
         self.site = site
-        self.sent_bytes = 0
-        self.has_unread_input = False
-        limits = site.limits
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        limit_waits(connection, read_s=limits.read_s, send_s=limits.send_s)
-        self.heads = HeadReader(connection, limit_s=limits.read_s, limit_bytes=limits.head_bytes)
+        self.files = files
+        self.peer = peer
+        self.command, self.requestline, self.request_version = "", "", self.protocol_version
+        self.close_connection = self.has_unread_input = False
+        self.fields: Fields = {}
 
-    def converse(self) -> None:
-        """Answer requests until the client or we have enough.
+    def answer(self, head: bytes) -> Answer:
+        """Read `head`, a whole one with its empty line, and decide."""
+        self.raw_requestline = head
+        self.refusal: Reply | None = None
+        if not self.parse_request():
+            return self.refusal or self.refuse(HTTPStatus.BAD_REQUEST)
+        if self.request_version == "HTTP/0.9" or not self._names_one_host():
+            return self.refuse(HTTPStatus.BAD_REQUEST)
+        path = self.url_path
+        if (route := self.site.route(path)) is not None:
+            return self._answer_by_route(path, route)
+        if self.fields.get("content-length", "0") != "0" or "transfer-encoding" in self.fields:
+            self._leave_body()
+        if self.command not in METHODS:
+            return self._not_allowed(METHODS)
+        if path in PAGES:
+            return text_reply(HTTPStatus.OK, PAGES[path])
+        return self._answer_by_file(path)
 
-        Raises:
-            OSError: the client vanished, or took nothing for too long.
+    def parse_request(self) -> bool:
+        """Read the head in `raw_requestline`: quickly if it is ordinary, or as the base class does.
+
+        The base class calls `send_error` for what it refuses, and returns False.
         """
-        self.handle()
-        if self.has_unread_input:
-            self._linger()
+        quick = quick_head(self.raw_requestline)
+        if quick is None:
+            return self._parse_as_base_class()
+        self.requestline, self.command, self.path = quick.line, quick.command, quick.target
+        self.request_version, self.fields, self.url_path = quick.version, quick.fields, quick.path
+        self.close_connection = not quick.keeps
+        return True
 
-    def handle_one_request(self) -> None:
-        """Read a request and answer it; `close_connection` says whether it was the last."""
-        self.command, self.requestline, self.headers = "", "", HTTPMessage()
-        try:
-            head = self.heads.next()
-        except HeadError as error:
-            self.send_error(error.status)
-            return
-        if not head:
-            self.close_connection = True
-            return
-        self.rfile = BytesIO(head)
+    def _parse_as_base_class(self) -> bool:
+        self.rfile = BytesIO(self.raw_requestline)
         self.raw_requestline = self.rfile.readline()
-        if self.parse_request():
-            self._answer()
+        if not super().parse_request():
+            return False
+        self.fields = joined(self.headers.items())
+        self.url_path = path_of(self.path)
+        return True
 
     def handle_expect_100(self) -> bool:
-        """Let a client that waits for "100 Continue" have the final reply at once."""
+        """Answer a client that waits for "100 Continue" at once, unless it is an Upload."""
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a request that could not be read, in plain text, and end the conversation."""
-        self.close_connection = self.has_unread_input = True
-        self._send(text_reply(HTTPStatus(code)))
+        """Refuse a request that could not be read; what the base class would send as HTML."""
+        self.refusal = self.refuse(HTTPStatus(code))
 
-    def _answer(self) -> None:
-        if self.request_version == "HTTP/0.9" or not self._names_one_host():
-            self.send_error(HTTPStatus.BAD_REQUEST)
-            return
-        if self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0":
-            # A body, which no request here has: it is not read, and so nothing after it either.
-            self.close_connection = self.has_unread_input = True
-        path = path_of(self.path)
-        if self.command not in METHODS:
-            allowed = ("Allow", ", ".join(METHODS))
-            self._send(text_reply(HTTPStatus.METHOD_NOT_ALLOWED, "", allowed))
-        elif path in PAGES:
-            self._send(text_reply(HTTPStatus.OK, PAGES[path]))
-        else:
-            self._answer_with_file(path)
+    def refuse(self, status: HTTPStatus) -> Reply:
+        """Refuse a request, in plain text, and end the conversation."""
+        self._leave_body()
+        return text_reply(status)
+
+    def _leave_body(self) -> None:
+        """There is a body that is not read, and so nothing after it either."""
+        self.close_connection = self.has_unread_input = True
 
     def _names_one_host(self) -> bool:
-        """RFC 9112, 3.2: a request of HTTP/1.1 without its Host is refused."""
-        return self.request_version == "HTTP/1.0" or len(self.headers.get_all("Host", ())) == 1
+        """RFC 9112, 3.2: a request of HTTP/1.1 without its Host is refused, or with several."""
+        host = self.fields.get("host")
+        return self.request_version == "HTTP/1.0" or (host is not None and "," not in host)
 
-    def _answer_with_file(self, path: str) -> None:
-        file = resolve(path, self.site.roots)
+    def _not_allowed(self, methods: tuple[str, ...]) -> Reply:
+        allowed = ("Allow", ", ".join(methods))
+        return text_reply(HTTPStatus.METHOD_NOT_ALLOWED, "", allowed)
+
+    def _answer_by_file(self, path: str) -> Reply | Slow:
         try:
-            opened = open_beneath(self.site.roots.state, file) if file else None
+            served = self._find(path)
         except OSError as error:
-            log.error("%s cannot be served: %s", file, error)
-            self._send(text_reply(HTTPStatus.SERVICE_UNAVAILABLE))
-            return
-        if file is None or opened is None:
-            self._send(text_reply(HTTPStatus.NOT_FOUND))
-            return
+            log.error("%s cannot be served: %s", path, error)
+            return text_reply(HTTPStatus.SERVICE_UNAVAILABLE)
+        if served is not None:
+            return file_reply(self.command, self.fields, served)
+        fetch = self.site.fetch_missing
+        file = distfile(path, self.site.roots) if fetch and self.command == "GET" else None
+        if fetch is None or file is None:
+            return text_reply(HTTPStatus.NOT_FOUND)
+        return Slow(file, lambda: fetch(file), lambda result: self._fetched(path, result))
+
+    def _find(self, path: str) -> Served | None:
+        if is_index(path) and accepts_gzip(self.fields.get("accept-encoding")):
+            packed = self.files.find(path, Coding.GZIP)
+            if packed is not None:
+                return packed
+        return self.files.find(path)
+
+    def _fetched(self, path: str, result: object) -> Reply:
+        """Answer after `fetch_missing`, which said True or False, or raised `result`."""
+        if isinstance(result, Exception):
+            log.error("%s could not be fetched: %s", path, result)
+            return text_reply(HTTPStatus.BAD_GATEWAY)
         try:
-            fields: Callable[[str], str | None] = self.headers.get
-            reply = file_reply(self.command, fields, file, opened.facts, self.site.roots)
-            self._send(reply, opened)
-        finally:
-            os.close(opened.handle)
+            served = self.files.find(path) if result else None
+        except OSError as error:
+            log.error("%s cannot be served: %s", path, error)
+            return text_reply(HTTPStatus.SERVICE_UNAVAILABLE)
+        if served is None:
+            return text_reply(HTTPStatus.NOT_FOUND)
+        return file_reply(self.command, self.fields, served)
 
-    def _send(self, reply: Reply, opened: Opened | None = None) -> None:
-        self.close_connection = self.close_connection or self.site.lets_go()
-        self.sent_bytes = 0
-        block = self._block(reply)
-        try:
-            if self.command == "HEAD" or not (reply.text or reply.span):
-                self.connection.sendall(block)
-            elif reply.span and opened:
-                self.connection.sendall(block, socket.MSG_MORE if reply.span.length else 0)
-                self._send_file(opened.handle, reply.span)
-            else:
-                self.connection.sendall(block + reply.text)
-                self.sent_bytes = len(reply.text)
-        finally:
-            log_access(self, self.peer, reply.status, self.sent_bytes)
+    def _answer_by_route(self, path: str, route: Route) -> Answer:
+        if self.command not in route.methods:
+            self._leave_body()
+            return self._not_allowed(route.methods)
+        if "transfer-encoding" in self.fields:
+            return self.refuse(HTTPStatus.LENGTH_REQUIRED)
+        length = self.fields.get("content-length", "0")
+        if not (length.isascii() and length.isdigit() and len(length) <= LONGEST_LENGTH):
+            return self.refuse(HTTPStatus.BAD_REQUEST)
+        if int(length) > route.body_bytes:
+            return self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        if int(length):
+            return Upload(int(length), lambda body: self._by_route(path, route, body))
+        return self._by_route(path, route, b"")
 
-    def _block(self, reply: Reply) -> bytes:
-        """The status line and all fields with their empty line, to be sent in one write."""
-        fields: list[Header] = [("Server", "headnode"), ("Date", self.date_time_string())]
-        fields += reply.headers
-        if self.close_connection:
-            fields.append(("Connection", "close"))
-        elif self.request_version == "HTTP/1.0":
-            fields.append(("Connection", "keep-alive"))
-        status = f"{self.protocol_version} {reply.status.value} {reply.status.phrase}\r\n"
-        lines = (f"{name}: {value}\r\n" for name, value in fields)
-        return f"{status}{''.join(lines)}\r\n".encode("latin-1")
+    def _by_route(self, path: str, route: Route, body: bytes) -> Slow:
+        request = Request(
+            method=self.command,
+            path=path,
+            query=query_of(self.path),
+            fields=dict(self.fields),  # ours are remembered with the head
+            body=body,
+            peer=self.peer,
+        )
+        return Slow(object(), lambda: route.answer(request), lambda result: self._routed(result))
 
-    def _send_file(self, handle: int, span: Span) -> None:
-        while self.sent_bytes < span.length:
-            offset, rest = span.start + self.sent_bytes, span.length - self.sent_bytes
-            count = os.sendfile(self.connection.fileno(), handle, offset, rest)
-            if not count:
-                log.error("%s shrank while it was sent", self.path)
-                self.close_connection = True
-                return
-            self.sent_bytes += count
-
-    def _linger(self) -> None:
-        """Take what the client still sends, for a moment.
-
-        To close with unread input is to send a reset, which can overtake the reply.
-        """
-        deadline = time.monotonic() + LINGER_S
-        with suppress(OSError):
-            self.connection.shutdown(socket.SHUT_WR)
-            limit_waits(self.connection, read_s=LINGER_S, send_s=LINGER_S)
-            while time.monotonic() < deadline and self.connection.recv(65_536):
-                pass
+    def _routed(self, result: object) -> Reply:
+        if isinstance(result, Reply):
+            return result
+        error = result if isinstance(result, Exception) else None
+        log.error("%s %s failed: %r", self.command, self.path, result, exc_info=error)
+        return text_reply(HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -15,9 +15,17 @@ from urllib.parse import unquote_to_bytes
 
 NOT_RINGS = frozenset({"pool", "generations"})
 RING_FILES = frozenset(
-    {"Packages", "Packages.gz", "deployment.json", "deployment.json.asc", "generation.json"}
+    {
+        "Packages",
+        "Packages.gz",
+        "deployment.json",
+        "deployment.json.asc",
+        "generation.json",
+        "keys.asc",
+    }
 )
 IMAGE = re.compile(r"[0-9a-f]{64}\.squashfs")
+INDEX = re.compile(r"/binhost/[^/]+/(?!pool/)[^/]+/(deployments/[0-9]+/)?Packages")
 SEQUENCE = re.compile(r"[0-9]+")
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\]")
 
@@ -41,14 +49,14 @@ class Roots:
     state: Path
 
 
-def path_of(target: str) -> str:
-    """The path in a request target, still percent-encoded, without query.
+def is_index(url_path: str) -> bool:
+    """Whether this is a plain index, a ring's or a deployment's."""
+    return url_path.endswith("/Packages") and INDEX.fullmatch(url_path) is not None
 
-    Source: RFC 9112, 3.2: origin-form `/path?query`, or absolute-form `http://host/path?query`.
-    """
-    if target.lower().startswith(("http://", "https://")):
-        target = "/" + target.split("/", 3)[3] if target.count("/") > 2 else "/"
-    return re.split("[?#]", target, maxsplit=1)[0]
+
+def distfile(url_path: str, roots: Roots) -> Path | None:
+    """The file of a distfile's `url_path`, exists or not; None where it is none's."""
+    return resolve(url_path, roots) if url_path.startswith("/distfiles/") else None
 
 
 def resolve(url_path: str, roots: Roots) -> Path | None:

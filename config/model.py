@@ -73,6 +73,28 @@ class Serve(Section):
         "default is every address; name the cluster network's own where there are others.",
     )
     http_port: Port = Field(8080, description="TCP port of the HTTP server.")
+    backend_port: Count = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="TCP port on 127.0.0.1 where `headnode serve` answers HTTP instead, when nginx "
+        "has http_port: nginx sends the files, and passes on the rest (`headnode serve --nginx` "
+        "prints its configuration). 0: there is no nginx, headnode has http_port itself.",
+    )
+    workers: Count = Field(
+        0,
+        ge=0,
+        description="Processes that answer HTTP, all on http_port. One serves some thousand small "
+        "files a second and fills a gigabit link with large ones. 0: as many as the headnode has "
+        "cores, at most 4.",
+    )
+    access_log: Place | None = Field(
+        None,
+        examples=["/var/log/headnode-access.log"],
+        description="File for a line a request, in the combined format that Apache and nginx "
+        "write. It grows until it is rotated: rename it, then send `headnode serve` SIGUSR1. Not "
+        "set: no access log, since a night of 58 blades is many lines that nobody reads.",
+    )
     rsync_port: Port = Field(
         8730,
         description="TCP port of the rsync server. Not 873, which a system-wide rsyncd may hold.",

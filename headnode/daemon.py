@@ -1,21 +1,30 @@
-"""`headnode serve`: the HTTP server in this process, rsyncd beside it, until it is told to stop."""
+"""`headnode serve`: workers for HTTP and an rsyncd, watched until it is told to stop.
+
+SIGTERM and SIGINT stop it, SIGHUP has new workers take over with the configuration as it is then,
+SIGUSR1 begins a new access log.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from binhost.server import serve as serve_http
+from binhost.server import open_listener
 from headnode.console import say
-from headnode.errors import HeadnodeError
+from headnode.errors import ConfigError, HeadnodeError
 from headnode.files import locked, write_atomic
 from headnode.process import end_group, environment, last_lines, require
+from headnode.renewal import Renewal
+from headnode.worker import Settings
+from headnode.workers import Workers
 from mirror import rsyncd
 from schedules.site import Site
 
@@ -23,79 +32,182 @@ log = logging.getLogger(__name__)
 WATCH_S = 1.0
 # An rsyncd that ends sooner than this after its start is not started again at once.
 SETTLE_S = 5.0
+MOST_WORKERS = 4
 
 
-def serve(site: Site) -> None:
-    """Serve HTTP and rsync until SIGTERM or SIGINT.
+def serve(read: Callable[[], Site]) -> None:
+    """Serve HTTP and rsync until SIGTERM or SIGINT; `read` reads the configuration.
 
     Raises:
         BusyError: it is running already.
+        ConfigError: the configuration is wrong. On SIGHUP that is logged, and the old one kept.
         EnvironmentLacksError: rsync is not installed, or a port is taken.
     """
     require("rsync")
-    options = site.cluster.serve
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    site = read()
+    signals = Signals()
     with (
         locked(site.state / "serve.lock", "headnode serve"),
-        serve_http(options.listen, options.http_port, site.state),
+        open_listener(*http_address(site)) as listener,
     ):
-        _serve_rsync(site, stop)
+        Daemon(site, listener).run(signals, read)
 
 
-def _serve_rsync(site: Site, stop: threading.Event) -> None:
+class Signals:
+    """What was asked for by signal since it was last looked at."""
+
+    def __init__(self) -> None:
+        self._asked: set[int] = set()
+        self._event = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._asked.add(number)
+        self._event.set()
+
+    def wait(self, seconds: float) -> set[int]:
+        """Wait for a signal, so long at most; the signals that came."""
+        self._event.wait(seconds)
+        self._event.clear()
+        asked, self._asked = self._asked, set()
+        return asked
+
+
+class Daemon:
+    """The running servers of a cluster; ends them all."""
+
+    def __init__(self, site: Site, listener: socket.socket) -> None:
+        self._site = site
+        self._workers = Workers(listener, worker_settings(site))
+        self._renewal = Renewal()
+        self._rsyncd: subprocess.Popen[str] | None = None
+        self._rsyncd_started_s = 0.0
+
+    def run(self, signals: Signals, read: Callable[[], Site]) -> None:
+        """Start the servers, and keep them running until a signal says to stop."""
+        options = self._site.cluster.serve
+        try:
+            self._workers.start(worker_count(self._site))
+            self._start_rsyncd()
+            say(
+                f"Serving http://{options.host}:{options.http_port}/ "
+                f"and rsync://{options.host}:{options.rsync_port}/"
+            )
+            while not (asked := signals.wait(WATCH_S)) & {signal.SIGTERM, signal.SIGINT}:
+                if signal.SIGUSR1 in asked:
+                    self._workers.reopen_logs()
+                if signal.SIGHUP in asked:
+                    self._reload(read)
+                self._workers.watch()
+                self._watch_rsyncd()
+                self._renewal.watch(self._site)
+        finally:
+            if self._rsyncd is not None:
+                end_group(self._rsyncd)
+            self._workers.stop()
+
+    def _reload(self, read: Callable[[], Site]) -> None:
+        """Go on with the configuration as it is now, if it is right."""
+        try:
+            site = read()
+            refuse_fixed_changes(self._site, site)
+            self._workers.settings = worker_settings(site)
+            self._workers.start(worker_count(site))
+        except (HeadnodeError, OSError) as error:
+            log.error("not reloaded, the old configuration stays: %s", error)
+            self._workers.settings = worker_settings(self._site)
+            return
+        self._site = site
+        self._write_rsyncd_conf()  # which rsyncd reads for every client anew
+        log.info("reloaded: %d HTTP workers have taken over", worker_count(site))
+
+    def _watch_rsyncd(self) -> None:
+        process = self._rsyncd
+        if process is None or process.poll() is None:
+            return
+        why = last_lines(self._log_path.read_text(errors="replace"), 3)
+        if time.monotonic() - self._rsyncd_started_s < SETTLE_S:
+            port = self._site.cluster.serve.rsync_port
+            raise HeadnodeError(
+                f"rsyncd ended with exit code {process.returncode}: {why}",
+                remedy=f"Is port {port} taken? See [serve] rsync_port.",
+            )
+        log.warning("rsyncd ended (%s), starting it again: %s", process.returncode, why)
+        self._start_rsyncd()
+
+    @property
+    def _log_path(self) -> Path:
+        return self._site.state / "rsyncd.log"
+
+    def _write_rsyncd_conf(self) -> Path:
+        site, options = self._site, self._site.cluster.serve
+        conf = site.state / "rsyncd.conf"
+        text = rsyncd.render(
+            rsyncd.modules(site.state, site.cluster),
+            listen=options.listen,
+            port=options.rsync_port,
+            max_connections=options.rsync_connections,
+            log_file=self._log_path,
+            pid_file=site.state / "rsyncd.pid",
+            lock_file=site.state / "rsyncd.lock",
+            chroot=os.geteuid() == 0,
+        )
+        write_atomic(conf, text)
+        return conf
+
+    def _start_rsyncd(self) -> None:
+        conf = self._write_rsyncd_conf()
+        (self._site.state / "rsyncd.pid").unlink(missing_ok=True)
+        self._log_path.touch()
+        self._rsyncd_started_s = time.monotonic()
+        self._rsyncd = subprocess.Popen(
+            rsyncd.argv(conf),
+            stdin=subprocess.DEVNULL,
+            env=environment(),
+            text=True,
+            start_new_session=True,
+        )
+
+
+def http_address(site: Site) -> tuple[str, int]:
+    """Where our own HTTP server listens: the address and the port."""
     options = site.cluster.serve
-    process = _start_rsyncd(site)
-    started = time.monotonic()
-    say(
-        f"Serving http://{options.host}:{options.http_port}/ "
-        f"and rsync://{options.host}:{options.rsync_port}/"
-    )
-    try:
-        while not stop.wait(WATCH_S):
-            if process.poll() is None:
-                continue
-            why = last_lines(_log_path(site).read_text(errors="replace"), 3)
-            if time.monotonic() - started < SETTLE_S:
-                raise HeadnodeError(
-                    f"rsyncd ended with exit code {process.returncode}: {why}",
-                    remedy=f"Is port {options.rsync_port} taken? See [serve] rsync_port.",
-                )
-            log.warning("rsyncd ended (%s), starting it again: %s", process.returncode, why)
-            process, started = _start_rsyncd(site), time.monotonic()
-    finally:
-        end_group(process)
+    if options.backend_port:
+        return "127.0.0.1", options.backend_port
+    return options.listen, options.http_port
 
 
-def _log_path(site: Site) -> Path:
-    return site.state / "rsyncd.log"
-
-
-def _start_rsyncd(site: Site) -> subprocess.Popen[str]:
+def worker_settings(site: Site) -> Settings:
+    """What the workers of a cluster are given; with nginx in front, it writes the access log."""
     options = site.cluster.serve
-    conf = site.state / "rsyncd.conf"
-    text = rsyncd.render(
-        rsyncd.modules(site.state, site.cluster),
-        listen=options.listen,
-        port=options.rsync_port,
-        max_connections=options.rsync_connections,
-        log_file=_log_path(site),
-        pid_file=site.state / "rsyncd.pid",
-        lock_file=site.state / "rsyncd.lock",
-        chroot=os.geteuid() == 0,
+    log_path = None if options.backend_port else options.access_log
+    return Settings(
+        listener=-1,
+        state=str(site.state.absolute()),
+        access_log=str(log_path.absolute()) if log_path else None,
     )
-    write_atomic(conf, text)
-    (site.state / "rsyncd.pid").unlink(missing_ok=True)
-    _log_path(site).touch()
-    return subprocess.Popen(
-        rsyncd.argv(conf),
-        stdin=subprocess.DEVNULL,
-        env=environment(),
-        text=True,
-        start_new_session=True,
-    )
+
+
+def worker_count(site: Site) -> int:
+    """How many processes serve HTTP."""
+    return site.cluster.serve.workers or min(MOST_WORKERS, os.cpu_count() or 1)
+
+
+def refuse_fixed_changes(before: Site, after: Site) -> None:
+    """Check that a reload changes nothing that counts only at the start.
+
+    Raises:
+        ConfigError: it does.
+    """
+    old, new = before.cluster, after.cluster
+    names = ("listen", "http_port", "backend_port", "rsync_port", "rsync_connections")
+    changed = [
+        f"serve.{each}" for each in names if getattr(old.serve, each) != getattr(new.serve, each)
+    ]
+    changed += ["state.path"] if old.state.path != new.state.path else []
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)} has another value than at the start.",
+            remedy="Restart `headnode serve`.",
+        )

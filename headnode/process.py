@@ -207,6 +207,7 @@ PACKAGES = {
     "gpg": "gpg (Debian), app-crypt/gnupg (Gentoo)",
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",
     "mount": "mount (Debian), sys-apps/util-linux (Gentoo)",
+    "nginx": "nginx-light (Debian), www-servers/nginx (Gentoo)",
     "nsenter": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
     "pivot_root": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
     "rsync": "rsync (Debian), net-misc/rsync (Gentoo)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import gzip
 import hashlib
 import http.client
@@ -19,11 +20,13 @@ from urllib.error import HTTPError
 
 import pytest
 
-from binhost.access import stamp
-from binhost.handler import Limits
+from binhost.access import AccessLog, stamp
+from binhost.heads import path_of
+from binhost.openfiles import KEPT_FILES, OpenFiles
 from binhost.ranges import Span, UnsatisfiableError, parse_range
-from binhost.routes import Roots, path_of, resolve
-from binhost.server import Server, serve
+from binhost.routes import Roots, resolve
+from binhost.server import Server, open_listener, serve
+from binhost.site import Limits, Site
 from headnode.errors import EnvironmentLacksError, ExitCode
 from headnode.files import point_symlink, write_atomic
 from headnode.process import run
@@ -32,8 +35,9 @@ STAMP = 1_700_000_000
 INDEX = f"VERSION: 0\nTIMESTAMP: {STAMP}\nPACKAGES: 0\n\n".encode()
 PACKAGE = bytes(range(256)) * 40
 HELLO = "/binhost/blade/pool/app-misc/hello/hello-1.0-1.gpkg.tar"
+INDEX_URL = "/binhost/blade/fleet/Packages"
 DIGEST = "ab" * 32
-QUICK = Limits(read_s=0.4, send_s=0.5, stop_s=2.0, connections=8)
+QUICK = Limits(read_s=0.4, send_s=0.5, stop_s=2.0, connections=64)
 
 
 def put(path: Path, content: bytes, mtime: int = STAMP) -> None:
@@ -323,7 +327,6 @@ def test_a_package_carries_all_that_caches_need(client: http.client.HTTPConnecti
 @pytest.mark.parametrize(
     ("path", "kind", "kept"),
     [
-        ("/binhost/blade/fleet/Packages", "text/plain; charset=utf-8", "no-cache"),
         ("/binhost/blade/fleet/Packages.gz", "application/gzip", "no-cache"),
         ("/binhost/blade/fleet/deployment.json", "application/json", "no-cache"),
         ("/binhost/blade/fleet/deployment.json.asc", "application/pgp-signature", "no-cache"),
@@ -345,6 +348,63 @@ def test_every_kind_of_file_is_served_unencoded_with_its_type(
     assert (status, fields["Content-Type"], fields.get("Cache-Control")) == (200, kind, kept)
     assert "Content-Encoding" not in fields
     assert len(body) == int(fields["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "br, GZIP;q=0.5", "*", "deflate, x-gzip"])
+def test_the_plain_index_is_compressed_for_who_asks(
+    client: http.client.HTTPConnection, accepted: str
+) -> None:
+    status, fields, body = ask(client, INDEX_URL, Accept_Encoding=accepted)
+    assert (status, gzip.decompress(body)) == (200, INDEX)
+    assert body == ask(client, f"{INDEX_URL}.gz")[2]
+    assert fields["Content-Encoding"] == "gzip"
+    assert fields["Content-Type"] == "text/plain; charset=utf-8"
+    assert fields["Content-Length"] == str(len(body))
+    assert fields["Vary"] == "Accept-Encoding"
+    assert fields["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0", "*;q=0.0", "gzip; q=0, *"])
+def test_the_plain_index_is_plain_for_who_does_not_ask(
+    client: http.client.HTTPConnection, accepted: str
+) -> None:
+    status, fields, body = ask(client, INDEX_URL, Accept_Encoding=accepted)
+    assert (status, body, fields["Vary"]) == (200, INDEX, "Accept-Encoding")
+    assert "Content-Encoding" not in fields
+
+
+def test_each_form_of_the_index_has_a_tag_of_its_own(client: http.client.HTTPConnection) -> None:
+    plain = ask(client, INDEX_URL, Accept_Encoding="identity")[1]
+    packed = ask(client, INDEX_URL, Accept_Encoding="gzip")[1]
+    assert plain["ETag"] != packed["ETag"]
+    assert plain["Last-Modified"] == packed["Last-Modified"]
+    for tag, accepted, status in (
+        (plain["ETag"], "identity", 304),
+        (plain["ETag"], "gzip", 200),
+        (packed["ETag"], "gzip", 304),
+        (packed["ETag"], "identity", 200),
+    ):
+        answer = ask(client, INDEX_URL, Accept_Encoding=accepted, If_None_Match=tag)
+        assert (answer[0], answer[1]["Vary"]) == (status, "Accept-Encoding")
+
+
+@pytest.mark.parametrize("path", ["/distfiles/Packages", "/binhost/blade/pool/Packages"])
+def test_a_file_that_is_only_called_like_an_index_is_never_encoded(
+    state: Path, client: http.client.HTTPConnection, path: str
+) -> None:
+    for folder in ("mirror/distfiles", "binhost/blade/pool"):
+        put(state / folder / "Packages", b"plain")
+        put(state / folder / "Packages.gz", b"packed")
+    _, fields, body = ask(client, path, Accept_Encoding="gzip")
+    assert (fields.get("Content-Encoding"), body) == (None, b"plain")
+
+
+def test_an_index_without_its_compressed_form_is_plain(
+    state: Path, client: http.client.HTTPConnection
+) -> None:
+    (state / "binhost/blade/rings/fleet/deployments/1/Packages.gz").unlink()
+    _, fields, body = ask(client, INDEX_URL, Accept_Encoding="gzip")
+    assert (fields.get("Content-Encoding"), body) == (None, INDEX)
 
 
 def test_the_root_and_the_health_page_answer_in_one_line(
@@ -388,32 +448,62 @@ def test_another_method_is_a_405_that_names_the_two(
 @pytest.mark.parametrize(
     ("field", "span"),
     [
-        ("bytes=0-0", Span(0, 1)),
-        ("bytes=0-99", Span(0, 100)),
-        ("bytes=90-", Span(90, 10)),
-        ("bytes=90-1000", Span(90, 10)),
-        ("bytes=-10", Span(90, 10)),
-        ("bytes=-1000", Span(0, 100)),
-        ("Bytes= 5-6 ", Span(5, 2)),
-        ("bytes=-", None),
-        ("bytes=6-5", None),
-        ("bytes=600-500", None),
-        ("bytes=0-1,5-6", None),
-        ("bytes=a-b", None),
-        ("bytes=²-", None),
-        ("bytes=" + "9" * 5000 + "-", None),
-        ("lines=0-1", None),
-        ("", None),
+        ("bytes=0-0", [Span(0, 1)]),
+        ("bytes=0-999", [Span(0, 1000)]),
+        ("bytes=990-", [Span(990, 10)]),
+        ("bytes=990-10000", [Span(990, 10)]),
+        ("bytes=-10", [Span(990, 10)]),
+        ("bytes=-10000", [Span(0, 1000)]),
+        ("Bytes= 5-6 ", [Span(5, 2)]),
+        ("bytes=0-1,500-501", [Span(0, 2), Span(500, 2)]),
+        ("bytes=500-501, ,0-1,", [Span(500, 2), Span(0, 2)]),
+        ("bytes=0-1,-1", [Span(0, 2), Span(999, 1)]),
+        ("bytes=0-1,2000-", [Span(0, 2)]),
+        ("bytes=-", []),
+        ("bytes=6-5", []),
+        ("bytes=6000-5000", []),
+        ("bytes=0-1,6-5", []),
+        ("bytes=a-b", []),
+        ("bytes=²-", []),
+        ("bytes=" + "9" * 5000 + "-", []),
+        ("bytes=,", []),
+        ("lines=0-1", []),
+        ("", []),
     ],
 )
-def test_a_range_field_names_its_bytes(field: str, span: Span | None) -> None:
-    assert parse_range(field, 100) == span
+def test_a_range_field_names_its_bytes(field: str, span: list[Span]) -> None:
+    assert list(parse_range(field, 1000)) == span
 
 
-@pytest.mark.parametrize("field", ["bytes=100-", "bytes=100-200", "bytes=-0"])
+@pytest.mark.parametrize("field", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=100-,-0"])
 def test_a_range_without_a_byte_cannot_be_satisfied(field: str) -> None:
     with pytest.raises(UnsatisfiableError):
         parse_range(field, 100)
+
+
+@pytest.mark.parametrize(
+    ("field", "spans"),
+    [
+        ("bytes=0-9,5-19", [Span(0, 20)]),
+        ("bytes=500-509,0-9,10-19", [Span(500, 10), Span(0, 20)]),
+        ("bytes=0-9,40-49", [Span(0, 50)]),  # a part's own head would be longer than the gap
+        ("bytes=0-,10-19,30-39", [Span(0, 1000)]),
+    ],
+)
+def test_ranges_that_touch_or_overlap_are_one(field: str, spans: list[Span]) -> None:
+    assert list(parse_range(field, 1000)) == spans
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "bytes=" + ",".join(f"{start}-{start}" for start in range(0, 17_000, 1000)),
+        "bytes=0-,0-,0-,0-",
+        "bytes=0-," * 1000 + "0-",
+    ],
+)
+def test_more_ranges_than_an_honest_client_sends_are_the_whole_file(field: str) -> None:
+    assert parse_range(field, 100_000) == ()
 
 
 @pytest.mark.parametrize(
@@ -434,8 +524,40 @@ def test_a_range_behind_the_end_is_a_416_with_the_size(client: http.client.HTTPC
     assert body == f"416 {HTTPStatus(416).phrase}\n".encode()
 
 
-def test_several_ranges_are_answered_with_the_whole(client: http.client.HTTPConnection) -> None:
-    assert ask(client, HELLO, Range="bytes=0-1,5-6")[::2] == (200, PACKAGE)
+def test_several_ranges_are_the_parts_of_one_message(client: http.client.HTTPConnection) -> None:
+    status, fields, body = ask(client, HELLO, Range="bytes=5000-5009,0-1,-3,20000-")
+    assert status == 206
+    assert fields["Content-Length"] == str(len(body))
+    assert "Content-Range" not in fields
+    head = f"Content-Type: {fields['Content-Type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + body)
+    assert message.get_content_type() == "multipart/byteranges"
+    parts = [
+        (part["Content-Type"], part["Content-Range"], part.get_payload(decode=True))
+        for part in message.get_payload()
+    ]
+    assert parts == [
+        ("application/octet-stream", "bytes 5000-5009/10240", PACKAGE[5000:5010]),
+        ("application/octet-stream", "bytes 0-1/10240", PACKAGE[:2]),
+        ("application/octet-stream", "bytes 10237-10239/10240", PACKAGE[-3:]),
+    ]
+
+
+def test_too_many_ranges_are_answered_with_the_whole(client: http.client.HTTPConnection) -> None:
+    assert ask(client, HELLO, Range="bytes=0-,0-,0-,0-")[::2] == (200, PACKAGE)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_gets_several_ranges_of_a_large_file(
+    state: Path, server: Server, tmp_path: Path
+) -> None:
+    url = sparse(state, 50 << 20)
+    ranges = "0-5000000,20000000-29999999,-3"
+    argv = ["curl", "--fail", "--silent", "-r", ranges, "-o", tmp_path / "parts", server.url + url]
+    run(argv, timeout_s=20)
+    parts = (tmp_path / "parts").read_bytes()
+    assert parts.count(bytes(5_000_000)) == 3
+    assert b"\r\n\r\nend\r\n--headnode-" in parts
 
 
 def test_if_range_resumes_the_same_file_and_restarts_another(
@@ -642,16 +764,16 @@ def sparse(state: Path, size_bytes: int) -> str:
 
 
 def test_a_client_that_takes_nothing_is_dropped(
-    state: Path, server: Server, caplog: pytest.LogCaptureFixture
+    state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = sparse(state, 50 << 20)
-    with caplog.at_level(logging.INFO), socket.create_connection(server.address) as connection:
+    with logged(state) as server, socket.create_connection(server.address) as connection:
         connection.sendall(f"GET {url} HTTP/1.0\r\n\r\n".encode())
-        deadline = time.monotonic() + 5.0
-        while "large" not in caplog.text and time.monotonic() < deadline:
+        deadline = time.monotonic() + 10.0
+        while not access_lines(state) and time.monotonic() < deadline:
             time.sleep(0.05)
-    [line] = [record.getMessage() for record in caplog.records if record.name == "binhost.access"]
-    assert int(line.split()[9]) < 50 << 20
+    [line] = access_lines(state)
+    assert 0 < int(line.split()[9]) < 50 << 20
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
@@ -666,8 +788,8 @@ def test_a_large_file_arrives_whole(state: Path, client: http.client.HTTPConnect
     assert ask(client, url, Range="bytes=-3")[::2] == (206, b"end")
 
 
-@pytest.mark.parametrize("threads", [128, 8])
-def test_fifty_eight_clients_at_once_get_everything(state: Path, threads: int) -> None:
+@pytest.mark.parametrize("connections", [128, 8])
+def test_fifty_eight_clients_at_once_get_everything(state: Path, connections: int) -> None:
     wrong: list[object] = []
 
     def blade(address: tuple[str, int]) -> None:
@@ -680,7 +802,7 @@ def test_fifty_eight_clients_at_once_get_everything(state: Path, threads: int) -
         except Exception as error:
             wrong.append(error)
 
-    with serve("127.0.0.1", 0, state, limits=Limits(connections=threads)) as server:
+    with serve("127.0.0.1", 0, state, limits=Limits(connections=connections)) as server:
         blades = [threading.Thread(target=blade, args=(server.address,)) for _ in range(58)]
         for thread in blades:
             thread.start()
@@ -689,7 +811,7 @@ def test_fifty_eight_clients_at_once_get_everything(state: Path, threads: int) -
     assert wrong == []
 
 
-def test_more_clients_than_threads_wait_and_are_served(state: Path) -> None:
+def test_more_clients_than_there_is_room_for_wait_and_are_served(state: Path) -> None:
     limits = Limits(connections=2, read_s=1.0)
     with serve("127.0.0.1", 0, state, limits=limits) as server:
         idle = [socket.create_connection(server.address) for _ in range(2)]
@@ -788,44 +910,136 @@ def test_a_failing_disk_is_a_503_and_logged(
     def broken(state: Path, file: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("binhost.handler.open_beneath", broken)
+    monkeypatch.setattr("binhost.openfiles.open_beneath", broken)
     status, _, body = ask(client, "/distfiles/layout.conf")
     assert (status, body) == (503, b"503 Service Unavailable\n")
-    file = state / "mirror/distfiles/layout.conf"
-    assert caplog.messages == [f"{file} cannot be served: [Errno 5] Input/output error"]
+    assert caplog.messages == [
+        "/distfiles/layout.conf cannot be served: [Errno 5] Input/output error"
+    ]
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_files(state: Path) -> list[str]:
+    """The files of the state folder that this process, and so the server, has open."""
+    handles = Path("/proc/self/fd").iterdir()
+    links = [str(link.readlink()) for link in handles if link.is_symlink()]
+    return sorted(link for link in links if link.startswith(str(state)))
 
 
-def test_no_file_stays_open(server: Server, client: http.client.HTTPConnection) -> None:
-    ask(client, "/healthz")
-    before = open_files()
+def test_only_files_that_were_sent_are_kept_open_and_each_once(
+    state: Path, client: http.client.HTTPConnection
+) -> None:
     etag = ask(client, HELLO)[1]["ETag"]
     for fields in ({}, {"If_None_Match": etag}, {"Range": "bytes=0-1"}, {"Range": "bytes=99999-"}):
         for path in (HELLO, "/distfiles/a0", "/distfiles/missing"):
             ask(client, path, **fields)
-    assert open_files() == before
+    assert open_files(state) == [
+        str(state / "binhost/blade/pool/app-misc/hello/hello-1.0-1.gpkg.tar")
+    ]
+
+
+def test_a_file_is_closed_when_it_is_deleted_or_not_asked_for_again(state: Path) -> None:
+    files = OpenFiles(Roots(state=state))
+    assert files.find(HELLO) is not None
+    assert files.find("/distfiles/layout.conf") is not None
+    files.drop_idle()
+    assert len(open_files(state)) == 2
+    assert files.find(HELLO) is not None
+    files.drop_idle()
+    assert open_files(state) == [
+        str(state / "binhost/blade/pool/app-misc/hello/hello-1.0-1.gpkg.tar")
+    ]
+    assert files.find(HELLO) is not None
+    (state / "binhost/blade/pool/app-misc/hello/hello-1.0-1.gpkg.tar").unlink()
+    files.drop_idle()
+    assert open_files(state) == []
+    assert files.find(HELLO) is None
+
+
+def test_no_more_files_are_kept_open_than_the_cache_has_places(
+    state: Path, client: http.client.HTTPConnection
+) -> None:
+    for number in range(KEPT_FILES + 10):
+        put(state / f"mirror/distfiles/{number}", b"x" * number)
+    for number in range(KEPT_FILES + 10):
+        assert ask(client, f"/distfiles/{number}")[::2] == (200, b"x" * number)
+    assert len(open_files(state)) == KEPT_FILES
+    assert ask(client, "/distfiles/0")[::2] == (200, b"")
+
+
+def test_a_file_is_never_answered_from_memory_once_it_has_changed(
+    state: Path, client: http.client.HTTPConnection
+) -> None:
+    path, url = state / "mirror/distfiles/file", "/distfiles/file"
+    for number in range(50):
+        content = f"{number:02}".encode() * 100
+        if number % 2:
+            write_atomic(path, content, mtime=STAMP)
+        else:
+            put(path, content, STAMP + number)
+        assert ask(client, url)[2] == content
+    path.unlink()
+    assert ask(client, url)[0] == 404
+    path.symlink_to(state / "keys/private")
+    assert ask(client, url)[0] == 404
 
 
 # The access log
 
 
-def test_every_request_is_a_line_of_the_combined_format(
-    client: http.client.HTTPConnection, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, "binhost.access"):
+def logged(state: Path) -> Server:
+    """A server that writes its access log beside the state folder."""
+    site = Site(roots=Roots(state=state), limits=QUICK, access_log=state.with_name("access.log"))
+    return Server(open_listener("127.0.0.1", 0), site)
+
+
+def access_lines(state: Path, name: str = "access.log") -> list[str]:
+    return state.with_name(name).read_text().splitlines()
+
+
+def test_every_request_is_a_line_of_the_combined_format(state: Path) -> None:
+    with logged(state) as server:
+        client = http.client.HTTPConnection(*server.address, timeout=10)
         ask(client, HELLO, User_Agent="Gentoo Portage", Referer='a "quote"\x1b')
         ask(client, "/healthz", "HEAD")
-        ask(client, "/healthz")
-    lines = [record.getMessage() for record in caplog.records if record.name == "binhost.access"]
+        ask(client, HELLO, Range="bytes=0-1")
+        raw(server, b"nonsense\r\n\r\n")
+        client.close()
+    lines = access_lines(state)
     dates = [line.partition("[")[2].partition("]")[0] for line in lines]
-    assert [line.replace(date, "") for line, date in zip(lines, dates, strict=True)][:2] == [
+    assert [line.replace(date, "") for line, date in zip(lines, dates, strict=True)] == [
         f'127.0.0.1 - - [] "GET {HELLO} HTTP/1.1" 200 10240 '
         '"a \\x22quote\\x22\\x1b" "Gentoo Portage"',
         '127.0.0.1 - - [] "HEAD /healthz HTTP/1.1" 200 0 "-" "-"',
+        f'127.0.0.1 - - [] "GET {HELLO} HTTP/1.1" 206 2 "-" "-"',
+        '127.0.0.1 - - [] "nonsense" 400 16 "-" "-"',
     ]
+
+
+def test_a_log_that_cannot_be_begun_anew_goes_on_in_the_old_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    access = AccessLog(folder / "access.log")
+    folder.rename(tmp_path / "moved")
+    access.reopen()
+    access.add("a line\n")
+    access.close()
+    assert (tmp_path / "moved/access.log").read_text() == "a line\n"
+    assert caplog.messages == [
+        f"{folder}/access.log cannot be opened anew, the old file stays: "
+        f"[Errno 2] No such file or directory: '{folder}/access.log'"
+    ]
+
+
+def test_a_full_disk_loses_lines_of_the_log_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    access = AccessLog(Path("/dev/full"))
+    access.add("a line\n")
+    access.flush()
+    access.close()
+    assert caplog.messages == ["/dev/full cannot be written: [Errno 28] No space left on device"]
 
 
 def test_the_log_tells_the_time_in_utc() -> None:

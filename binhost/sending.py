@@ -1,0 +1,129 @@
+"""Sending a reply on a socket that never blocks: the header in one write, files by sendfile(2).
+
+A file on a slow disk would block sendfile all the same, and with it every other client of the
+event loop: a blocking read cannot be polled. So before each window of a file is sent, its first and
+last byte are asked for with RWF_NOWAIT (preadv2(2)), which fails where they are not in memory;
+`fetch_window` then has a thread wait for the disk. A file system that does not know RWF_NOWAIT
+(tmpfs) is taken to be in memory: then a window blocks for as long as its disk needs, as it does
+with nginx as it is usually set up.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from enum import Enum
+
+from binhost.beneath import Opened
+from binhost.ranges import Span
+from binhost.replies import Piece
+
+log = logging.getLogger(__name__)
+
+WINDOW_BYTES = 2 << 20
+
+
+class Progress(Enum):
+    """How far a transfer came."""
+
+    DONE = "all is sent"
+    FULL = "the client has to take something first"
+    COLD = "the disk has to be read first"
+    BROKEN = "the file has fewer bytes than it had"
+
+
+class Transfer:
+    """What of a reply is still to be sent. `sent_bytes` counts all, also of the header."""
+
+    __slots__ = ("_at", "_file", "_pieces", "_ready_until", "_turn", "sent_bytes")
+
+    def __init__(self, pieces: tuple[Piece, ...], file: Opened | None) -> None:
+        self._pieces = pieces
+        self._file = file
+        self._turn = 0  # the piece that is being sent
+        self._at = 0  # how much of it is sent
+        self._ready_until = 0  # how much of it is known to be in memory
+        self.sent_bytes = 0
+
+    def push(self, connection: socket.socket) -> Progress:
+        """Send what goes at once, a window of a file at most.
+
+        Raises:
+            OSError: the client is gone.
+        """
+        while self._turn < len(self._pieces):
+            piece = self._pieces[self._turn]
+            if isinstance(piece, Span):
+                progress = self._push_span(connection, piece)
+            else:
+                progress = self._push_bytes(connection, piece)
+            if progress is not Progress.DONE:
+                return progress
+            self._turn += 1
+            self._at = self._ready_until = 0
+        return Progress.DONE
+
+    def _push_bytes(self, connection: socket.socket, piece: bytes) -> Progress:
+        last = self._turn == len(self._pieces) - 1
+        try:
+            rest = piece[self._at :] if self._at else piece
+            count = connection.send(rest, 0 if last else socket.MSG_MORE)
+        except BlockingIOError:
+            return Progress.FULL
+        self._at += count
+        self.sent_bytes += count
+        return Progress.DONE if self._at == len(piece) else Progress.FULL
+
+    def _push_span(self, connection: socket.socket, span: Span) -> Progress:
+        """One sendfile(2): a socket that took all of a window will be polled as ready again."""
+        assert self._file is not None  # noqa: S101 (spans come with their file)
+        if not self._is_ready(span):
+            return Progress.COLD
+        count = min(WINDOW_BYTES, span.length - self._at)
+        try:
+            start = span.start + self._at
+            count = os.sendfile(connection.fileno(), self._file.handle, start, count)
+        except BlockingIOError:
+            return Progress.FULL
+        self._at += count
+        self.sent_bytes += count
+        if self._at == span.length:
+            return Progress.DONE
+        return Progress.FULL if count else Progress.BROKEN
+
+    def _is_ready(self, span: Span) -> bool:
+        """Whether the next window of the file is in memory: what is new of it at either end."""
+        if not span.length:
+            return True
+        assert self._file is not None  # noqa: S101
+        end = min(self._at + WINDOW_BYTES, span.length)
+        new = [at for at in (self._at, end - 1) if at >= self._ready_until]
+        if all(is_in_memory(self._file.handle, span.start + at) for at in new):
+            self._ready_until = max(end, self._ready_until)
+            return True
+        return False
+
+    def fetch_window(self) -> None:
+        """Wait for the disk to have read the next window. A thread's work."""
+        span = self._pieces[self._turn]
+        assert isinstance(span, Span) and self._file is not None  # noqa: S101
+        start = span.start + self._at
+        length = min(WINDOW_BYTES, span.length - self._at)
+        os.posix_fadvise(self._file.handle, start, length, os.POSIX_FADV_WILLNEED)
+        for at in (start, start + length - 1):
+            os.pread(self._file.handle, 1, at)
+        self._ready_until = self._at + length
+
+
+def is_in_memory(handle: int, offset: int) -> bool:
+    """Whether the byte at `offset` can be read without a disk (or is behind the end)."""
+    try:
+        os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    return True

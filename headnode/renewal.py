@@ -1,0 +1,46 @@
+"""Keeps deployments from expiring while `headnode serve` runs: each is renewed in good time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+
+from headnode.errors import BusyError, HeadnodeError
+from schedules.cycle import renew_once
+from schedules.site import Site
+
+log = logging.getLogger(__name__)
+EVERY_S = 3600.0
+AGAIN_S = 60.0  # after a publish was in the way, or something failed
+
+
+class Renewal:
+    """Looks once an hour, in a thread of its own: the servers are watched meanwhile."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._next_s = 0.0
+
+    def watch(self, site: Site) -> None:
+        """Start a look, if it is time for one and none is at work."""
+        if time.monotonic() < self._next_s or (self._thread and self._thread.is_alive()):
+            return
+        self._next_s = time.monotonic() + EVERY_S
+        self._thread = threading.Thread(target=self._look, args=(site,), daemon=True)
+        self._thread.start()
+
+    def _look(self, site: Site) -> None:
+        try:
+            for done in renew_once(site, now=datetime.now(UTC)):
+                log.info(
+                    "renewed: ring %s, generation %d, deployment %d",
+                    done.deployment.ring,
+                    done.generation.number,
+                    done.deployment.sequence,
+                )
+        except (HeadnodeError, OSError) as error:
+            level = logging.INFO if isinstance(error, BusyError) else logging.ERROR
+            log.log(level, "deployments are not renewed, and blades will refuse them: %s", error)
+            self._next_s = time.monotonic() + AGAIN_S

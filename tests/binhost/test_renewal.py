@@ -1,0 +1,87 @@
+"""Deployments are renewed while `headnode serve` runs, and a blade never meets an expired one."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binhost.publish import Order, publish
+from config.model import Cluster
+from headnode.files import locked
+from headnode.renewal import Renewal
+from mirror import sets
+from schedules.cycle import renew_once
+from schedules.site import Site
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def site(tmp_path: Path, make_package: Any, finished: Any) -> Any:
+    cluster = Cluster.model_validate({"state": {"path": str(tmp_path / "s"), "reserve_mib": 0}})
+    site = Site(cluster=cluster)
+    site.keys.make("one")
+    (site.state / "mirror/repos/gentoo/snapshots/1").mkdir(parents=True)
+    names = sets.write_set(site.state, {"gentoo": "1"})
+    binhost = site.binhost("blade")
+    finished(binhost.build_folder, make_package(binhost.staging, "a-1"), snapshots=names)
+    publish(binhost, Order(ring="canary", now=NOW))
+    yield site
+    site.keys.end_agent()
+
+
+def sequence(site: Site) -> int:
+    current = site.binhost("blade").ring("canary").current()
+    assert current is not None
+    return current.sequence
+
+
+@pytest.mark.parametrize(("days", "renewed"), [(0, []), (6.9, []), (7.1, [2]), (30, [2])])
+def test_a_deployment_is_renewed_when_half_of_its_time_is_over(
+    site: Site, days: float, renewed: list[int]
+) -> None:
+    later = NOW + timedelta(days=days)
+    done = renew_once(site, now=later)
+    assert [each.deployment.sequence for each in done] == renewed
+    assert [each.deployment.expires for each in done] == [later + timedelta(days=14)] * len(renewed)
+    assert renew_once(site, now=later) == []
+
+
+def test_a_key_that_was_added_is_told_of_without_a_publish(site: Site) -> None:
+    second = site.keys.make("two")
+    (done,) = renew_once(site, now=NOW)
+    assert second in done.deployment.keys
+    assert done.deployment.generation == 1
+
+
+def test_serve_looks_at_once_and_then_every_hour(site: Site) -> None:
+    site.keys.make("two")
+    renewal = Renewal()
+    renewal.watch(site)
+    assert renewal._thread is not None
+    renewal._thread.join()
+    assert sequence(site) == 2
+    site.keys.make("three")
+    first = renewal._thread
+    renewal.watch(site)
+    assert renewal._thread is first
+
+
+def test_a_publish_at_work_is_not_disturbed_and_it_is_tried_again_soon(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.keys.make("two")
+    renewal = Renewal()
+    lock = site.binhost("blade").folder / ".lock"
+    with locked(lock, "headnode publish"), caplog.at_level(logging.INFO):
+        renewal.watch(site)
+        assert renewal._thread is not None
+        renewal._thread.join()
+    assert sequence(site) == 1
+    assert "deployments are not renewed" in caplog.text
+    renewal._next_s = 0
+    renewal.watch(site)
+    renewal._thread.join()
+    assert sequence(site) == 2

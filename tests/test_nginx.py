@@ -1,0 +1,92 @@
+"""nginx in front of the lab's headnode, as `headnode serve --nginx` sets it up, and real emerge."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headnode import rehearsal
+from headnode.process import environment
+from headnode.rehearsal import Rehearsal
+from mirror.upstream.assemble import bump
+
+pytestmark = pytest.mark.lab
+
+PATIENCE_S = 60.0
+PACKAGE = "sys-apps/bladeinfo"
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterator[Rehearsal]:
+    """A lab of one blade that has published one package, with nginx at the headnode's HTTP port."""
+    folder = tmp_path_factory.mktemp("lab")
+    with rehearsal.running(folder, 1, cache=tarballs) as up:
+        text = up.config.read_text().replace('"cluster-meta/blade"', f'"{PACKAGE}"')
+        text = text.replace("backend_port = 0", "backend_port = 8081\naccess_log = 'access.log'")
+        up.config.write_text(text)
+        rehearsal.start_headnode(up)
+        start_nginx(up)
+        for words in (("mirror", "sync"), ("build",), ("publish",)):
+            up.headnode(*words)
+        yield up
+
+
+def start_nginx(up: Rehearsal) -> None:
+    """Start it in the lab's headnode; it ends with the lab."""
+    config = up.lab.folder / "nginx.conf"
+    config.write_text(up.headnode("serve", "--nginx").output)
+    # As root, since nobody else may look into the tests' folders.
+    words = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; user root;"]
+    up.servers.append(
+        subprocess.Popen(
+            up.lab.headnode.argv(words), text=True, env=environment(), stdin=subprocess.DEVNULL
+        )
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    argv = ["wget", "-q", "-O", "-", "http://headnode:8080/healthz"]
+    while up.lab.headnode.run(argv, timeout_s=20, check=False).output != "ok\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def emerge(up: Rehearsal, *words: str) -> str:
+    return up.lab.node("blade01").run(["emerge", *words], timeout_s=300).output
+
+
+def requests(up: Rehearsal) -> list[str]:
+    """What nginx was asked: method, path, status."""
+    lines = (up.lab.folder / "access.log").read_text().splitlines()
+    words = [line.split() for line in lines if "blade" in line]
+    return [f"{word[5][1:]} {word[6]} {word[8]}" for word in words]
+
+
+def test_emerge_installs_from_nginx(behind_nginx: Rehearsal) -> None:
+    emerge(behind_nginx, "--sync", "--quiet")
+    emerge(behind_nginx, "--getbinpkgonly", "--oneshot", PACKAGE)
+    done = behind_nginx.lab.node("blade01").run(["bladeinfo", "--version"], timeout_s=60)
+    assert "bladeinfo 1.0" in done.output
+    said = requests(behind_nginx)
+    assert "GET /binhost/blade/canary/Packages.gz 200" in said
+    assert f"GET /binhost/blade/pool/{PACKAGE}/bladeinfo-1.0-1.gpkg.tar 200" in said
+
+
+def test_an_index_that_the_blade_has_is_a_304(behind_nginx: Rehearsal) -> None:
+    before = len(requests(behind_nginx))
+    emerge(behind_nginx, "--getbinpkgonly", "--oneshot", "--pretend", PACKAGE)
+    assert requests(behind_nginx)[before:] == ["GET /binhost/blade/canary/Packages.gz 304"]
+
+
+def test_a_bumped_package_is_seen_at_once(behind_nginx: Rehearsal) -> None:
+    version = bump(behind_nginx.upstream, PACKAGE)
+    for words in (("mirror", "sync"), ("build",), ("publish",)):
+        behind_nginx.headnode(*words)
+    before = len(requests(behind_nginx))
+    emerge(behind_nginx, "--getbinpkgonly", "--oneshot", PACKAGE)
+    done = behind_nginx.lab.node("blade01").run(["bladeinfo", "--version"], timeout_s=60)
+    assert f"bladeinfo {version}" in done.output
+    assert requests(behind_nginx)[before:] == [
+        "GET /binhost/blade/canary/Packages.gz 200",
+        f"GET /binhost/blade/pool/{PACKAGE}/bladeinfo-{version}-1.gpkg.tar 200",
+    ]
