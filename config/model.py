@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from config.values import (
     Atom,
     Count,
+    Days,
     Flags,
     Host,
     Line,
@@ -220,6 +221,19 @@ class Class(Section):
     package_mask: tuple[Line, ...] = Field(
         (), description="Lines of package.mask, as in `>=dev-lang/python-3.14`."
     )
+    public: bool = Field(
+        False,
+        strict=True,
+        description="Whether anybody but the cluster's owner gets these packages. A publish is "
+        "then refused where a licence forbids giving binaries away (gate `licence`). Within one "
+        "organisation that is not giving away.",
+    )
+    redistributable: Value = Field(
+        "@BINARY-REDISTRIBUTABLE",
+        description="For `public`: licences whose binaries may be given away, written as in "
+        "ACCEPT_LICENSE. The default is the group of that name in the main repository's "
+        "profiles/license_groups. RESTRICT=bindist is refused whatever the licence.",
+    )
     rings: dict[Ring, Nodes] = Field(
         default_factory=lambda: {"canary": "blade[01-02]", "fleet": "blade[03-58]"},
         description="Rings in the order in which a generation reaches them, each a node set.",
@@ -245,6 +259,24 @@ class Class(Section):
                     raise misplaced(f"{node} is in two rings, {seen[node]} and {ring}", ring)
                 seen[node] = ring
         return rings
+
+
+class Binhost(Section):
+    """How long published packages are kept: what `headnode generations gc` leaves."""
+
+    keep_generations: Count = Field(
+        10,
+        ge=1,
+        description="The newest generations that are kept whatever happens; a ring's own, the one "
+        "it can go back to and those with a tag are kept besides. Ten are ten nights with news: "
+        "an old one costs only the packages that no newer one has.",
+    )
+    keep_days: Days = Field(
+        7.0,
+        description="Days for which a generation is kept after the last ring left it. A blade that "
+        "was in the middle of a merge, or switched off for the weekend, still holds that index and "
+        "fetches its files. 0: none is kept for that.",
+    )
 
 
 class TransportKind(StrEnum):
@@ -308,6 +340,7 @@ class Cluster(Section):
         default_factory=lambda: {"blade": Class()},
         description="Classes of blades, by name. The usual cluster has one, `blade`.",
     )
+    binhost: Binhost = Binhost()
     distcc: Distcc = Distcc()
     rollout: Rollout = Rollout()
 
