@@ -233,6 +233,8 @@ def _drop_packages(pool: Pool, names: Collection[str]) -> None:
     for file in (pool.entries_file, pool.digests_file):
         for litter in pool.folder.glob(f".{file.name}.*"):  # of one that was killed
             litter.unlink()
+    for litter in pool.folder.glob("*/*/.*"):  # of a repair that was killed
+        litter.unlink()
     if not names:
         return
     entries = pool.entries()

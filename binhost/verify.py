@@ -1,9 +1,10 @@
 """Every byte that blades may be given, read again and compared with what was published.
 
 For each generation: its entries against `entries_sha256`, its packages against their SHA-256 and
-the entry's SIZE, MD5 and SHA1. For each ring's deployment of it: the files against the digests in
-deployment.json, `Packages.gz` against `Packages`, the links to the trees. Several threads read at
-once: hashlib lets go of the interpreter while it works.
+the entry's SIZE, MD5 and SHA1, and what the pool says of them. For each ring's deployment of it:
+the files against the digests in deployment.json, `Packages.gz` against `Packages`, the links to the
+trees. Several threads read at once: hashlib lets go of the interpreter while it works. No lock is
+held, so that a publish need not wait.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binhost.index import field
+from binhost.pool import Pool
 from binhost.publish import Binhost
 from binhost.records import Deployment, Generation
 from binhost.rings import Ring
@@ -88,6 +90,7 @@ def verify(
             name: Wanted(sha256=sha256, entry=entries.get(name, ""))
             for name, sha256 in generation.packages.items()
         }
+    findings += _pool_index(binhost.pool, wanted)
     findings += _packages(binhost.pool.folder, wanted, on_progress)
     for ring in binhost.rings():
         findings += _ring(ring, {each.number for each in generations})
@@ -110,6 +113,20 @@ def _entries(binhost: Binhost, generation: Generation) -> tuple[dict[str, str], 
     if entries.keys() != generation.packages.keys():
         return entries, [Finding(path=path, what="it does not name the generation's packages")]
     return entries, []
+
+
+def _pool_index(pool: Pool, wanted: Mapping[str, Wanted]) -> Iterable[Finding]:
+    """What the pool says otherwise of these packages than their generations: publishes go by it."""
+    try:
+        stock = pool.stock()
+    except (PublishError, UnicodeDecodeError) as error:
+        yield Finding(path=pool.folder, what=f"its index cannot be read: {error}")
+        return
+    for name, each in wanted.items():
+        if each.entry and stock.entries.get(name) != each.entry:
+            yield Finding(path=pool.entries_file, what=f"it has not the published entry of {name}")
+        if stock.sha256.get(name) != each.sha256:
+            yield Finding(path=pool.digests_file, what=f"it has not the published digest of {name}")
 
 
 def _packages(

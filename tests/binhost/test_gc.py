@@ -165,6 +165,14 @@ def test_what_the_last_build_names_stays_although_no_generation_does(
     check_whole(five)
 
 
+def test_what_a_killed_repair_left_goes_as_well(five: Binhost) -> None:
+    litter = (five.pool.folder / name_of(5)).with_name(".a-5-1.gpkg.tar.x1")
+    litter.write_bytes(b"half")
+    gc(five, ONE, now=LATER)
+    assert not litter.exists()
+    check_whole(five)
+
+
 def test_build_ids_are_left_alone(five: Binhost) -> None:
     (five.pool.folder / "build-ids").write_text("kept")
     gc(five, ONE, now=LATER)

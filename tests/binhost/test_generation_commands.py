@@ -268,7 +268,6 @@ def test_words_that_do_not_go_together_are_a_usage_error(say: Say, words: tuple[
     "words",
     [
         *[("mirror", "sync"), ("build",), ("publish",), ("promote", "1", "--ring", "fleet")],
-        ("rollback", "--ring", "canary"),
     ],
 )
 def test_nothing_starts_below_the_free_space_reserve(
@@ -284,6 +283,19 @@ def test_nothing_starts_below_the_free_space_reserve(
         "lower the reserve:\n"
     )
     assert sorted(map(str, binhost.folder.rglob("*"))) == before
+
+
+def test_the_way_back_stays_open_below_the_reserve(
+    binhost: Binhost, say: Say, tmp_path: Path
+) -> None:
+    reserve = f'path = "state"\nreserve_mib = {1 << 30}'
+    (tmp_path / "cluster.toml").write_text(CONFIG.replace('path = "state"', reserve))
+    say("generations", "tag", "1", "golden")
+    assert say("rollback", "--ring", "canary", "--to", "golden") == (
+        0,
+        "Ring canary has generation 1 now: 1 packages (deployment 4).",
+        "",
+    )
 
 
 def test_a_public_class_is_not_published_with_what_may_not_be_given_away(

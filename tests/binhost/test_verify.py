@@ -86,6 +86,14 @@ def link_away(path: Path) -> None:
     path.symlink_to("away")
 
 
+def drop(path: Path) -> None:
+    path.write_text("")
+
+
+def garble(path: Path) -> None:
+    path.write_text(path.read_text().replace("  ", "0  "))
+
+
 D2 = "rings/canary/deployments/2"
 
 
@@ -96,6 +104,15 @@ D2 = "rings/canary/deployments/2"
         (cut, f"pool/{A}", "it has 100 bytes; 10240 were published"),
         (link_away, f"pool/{A}", "it is no regular file"),
         (Path.unlink, f"pool/{A}", "it is not there"),
+        (drop, "pool/entries", f"it has not the published entry of {A}"),
+        (
+            drop,
+            "pool/sha256",
+            "its index cannot be read: {folder}/pool/sha256 lacks "
+            + f"{A}, {B}. It is damaged: put it "
+            "back from a backup.",
+        ),
+        (garble, "pool/sha256", f"it has not the published digest of {A}"),
         (flip, "generations/2/entries", "its content is not what was published"),
         (Path.unlink, "generations/2/entries", "it is not there"),
         (flip, f"{D2}/Packages", "its content is not what was deployed"),
@@ -111,7 +128,8 @@ def test_damage_is_named_with_its_file(
     damage(binhost.folder / file)
     said = [each.replace(f"{binhost.folder}/", "") for each in found(binhost, 2)]
     what = what.replace("{folder}/", "")
-    assert said == [f"{file}: {what}"]
+    where = "pool" if "index cannot be read" in what else file
+    assert said == [f"{where}: {what}"]
 
 
 def test_a_packed_index_of_another_content_is_named(binhost: Binhost) -> None:
