@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from binhost.diff import Difference, EbuildChanged, State, compare
+from binhost.diff import Difference, State, compare
 from binhost.gc import Plan, Policy, gc
+from binhost.reasons import EbuildChanged
 from binhost.records import Generation
 from headnode.errors import MirrorError, PublishError
 from mirror.sets import read_set

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from binhost.gc import Plan, Policy, gc, kept_packages, used_snapshot_sets
+from binhost.gc import Plan, Policy, gc
 from binhost.index import parse_entries
+from binhost.kept import kept_packages, used_snapshot_sets
 from binhost.publish import Binhost, Order, promote, publish, rollback
 from binhost.tags import write_tags
 from headnode.errors import BusyError, PublishError

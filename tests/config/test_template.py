@@ -70,7 +70,6 @@ def test_the_file_begins_with_what_a_newcomer_edits_first() -> None:
         "[mirror.distfiles]",
         "[build]",
         "[binhost]",
-        "[binhost]",
         "[distcc]",
         "[rollout]",
         "[state]",
