@@ -19,6 +19,7 @@ class Gate(StrEnum):
     """The gates by name, in the order in which they are asked: the cheapest first."""
 
     INTEGRITY = "integrity"
+    LICENCE = "licence"
     MONOTONIC = "monotonic"
     CLOSURE = "closure"
     SONAME = "soname"

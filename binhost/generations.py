@@ -18,6 +18,7 @@ from pathlib import Path
 from binhost.index import join_entries, parse_entries
 from binhost.pool import Stock
 from binhost.records import BuildResult, Generation, read, save
+from binhost.tags import read_tags
 from headnode.errors import PublishError
 from headnode.files import remove_tree, sync_folder, write_atomic
 
@@ -38,12 +39,29 @@ class Generations:
         """Generation `number`.
 
         Raises:
-            PublishError: there is none.
+            PublishError: there is none (any more).
         """
-        if number not in self.numbers():
-            known = ", ".join(map(str, self.numbers())) or "none"
+        numbers = self.numbers()
+        if number not in numbers:
+            known = ", ".join(map(str, numbers)) or "none"
+            if numbers and 0 < number < numbers[-1]:
+                raise PublishError(f"Generation {number} was collected; there is {known}.")
             raise PublishError(f"There is no generation {number}; there is {known}.")
         return read(self.folder / str(number) / "generation.json", Generation)
+
+    def find(self, word: str) -> Generation:
+        """The generation of that number or tag.
+
+        Raises:
+            PublishError: there is none (any more).
+        """
+        if word.isdecimal():
+            return self.read(int(word))
+        tags = read_tags(self.folder.parent)
+        if word not in tags:
+            known = ", ".join(tags) or "none"
+            raise PublishError(f"There is no tag {word}; there is {known}.")
+        return self.read(tags[word])
 
     def latest(self) -> Generation | None:
         """The newest generation, if there is any."""

@@ -69,6 +69,16 @@ class Binhost:
         """Packages that were built and not published yet."""
         return self.build_folder / "staging"
 
+    @property
+    def lock(self) -> Path:
+        """What whoever changes anything here holds."""
+        return self.folder / ".lock"
+
+    def rings(self) -> list[Ring]:
+        """Every ring that anything was ever put in front of, configured or not any more."""
+        folders = sorted(self.folder.glob("rings/*"))
+        return [self.ring(path.name) for path in folders if path.is_dir()]
+
     def ring(self, name: str) -> Ring:
         """The ring of that name."""
         return Ring(folder=self.folder / "rings" / name, class_name=self.class_name, name=name)

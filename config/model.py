@@ -244,6 +244,19 @@ class Class(Section):
     package_mask: tuple[Line, ...] = Field(
         (), description="Lines of package.mask, as in `>=dev-lang/python-3.14`."
     )
+    public: bool = Field(
+        False,
+        strict=True,
+        description="Whether anybody but the cluster's owner gets these packages. A publish is "
+        "then refused where a licence forbids giving binaries away (gate `licence`). Within one "
+        "organisation that is not giving away.",
+    )
+    redistributable: Value = Field(
+        "@BINARY-REDISTRIBUTABLE",
+        description="For `public`: licences whose binaries may be given away, written as in "
+        "ACCEPT_LICENSE. The default is the group of that name in the main repository's "
+        "profiles/license_groups. RESTRICT=bindist is refused whatever the licence.",
+    )
     rings: dict[Ring, Nodes] = Field(
         default_factory=lambda: {"canary": "blade[01-02]", "fleet": "blade[03-58]"},
         description="Rings in the order in which a generation reaches them, each a node set.",
@@ -269,6 +282,24 @@ class Class(Section):
                     raise misplaced(f"{node} is in two rings, {seen[node]} and {ring}", ring)
                 seen[node] = ring
         return rings
+
+
+class Binhost(Section):
+    """How long published packages are kept: what `headnode generations gc` leaves."""
+
+    keep_generations: Count = Field(
+        10,
+        ge=1,
+        description="The newest generations that are kept whatever happens; a ring's own, the one "
+        "it can go back to and those with a tag are kept besides. Ten are ten nights with news: "
+        "an old one costs only the packages that no newer one has.",
+    )
+    keep_days: Days = Field(
+        7.0,
+        description="Days for which a generation is kept after the last ring left it. A blade that "
+        "was in the middle of a merge, or switched off for the weekend, still holds that index and "
+        "fetches its files. 0: none is kept for that.",
+    )
 
 
 class TransportKind(StrEnum):
@@ -350,6 +381,7 @@ class Signing(Section):
     )
     valid_days: Days = Field(
         14.0,
+        gt=0,
         description="Days after which blades refuse a deployment, so that nobody can hold them at "
         "an old state by answering in the headnode's place. `headnode serve` renews each when half "
         "of that is over: with the default, the headnode may be off for a week.",
@@ -368,6 +400,7 @@ class Cluster(Section):
         description="Classes of blades, by name. The usual cluster has one, `blade`.",
     )
     signing: Signing = Signing()
+    binhost: Binhost = Binhost()
     distcc: Distcc = Distcc()
     rollout: Rollout = Rollout()
 

@@ -25,6 +25,7 @@ _WORDS = {
     str: ("text", "texts"),
     int: ("whole number", "whole numbers"),
     float: ("number", "numbers"),
+    bool: ("`true` or `false`", "`true` or `false`"),
 }
 
 

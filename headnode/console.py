@@ -23,6 +23,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_WIDTH = 200  # of a table that no terminal bounds
 
@@ -82,12 +83,12 @@ def _bars() -> Progress:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; a row's cells are shown as text."""
+    """Print a table; a row's cells are shown as text, a rich Text in its colour."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     out.print(shown, soft_wrap=False)
 
 

@@ -22,6 +22,7 @@ from headnode.errors import MirrorError, PublishError
 from headnode.files import locked
 from mirror import distfiles, rsync_output, sets, tree
 from mirror.wanted import Package, plan
+from schedules.licences import licence_gates
 from schedules.observer import Observer
 from schedules.site import Site
 
@@ -220,6 +221,7 @@ def rollback_once(
     Raises:
         PublishError, BusyError: the ring is as it was.
     """
+    # No look at the free space: the way back stays open on a full disk.
     return rollback(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
 
 
@@ -242,5 +244,6 @@ def _order(site: Site, class_name: str, ring: str | None, now: datetime, asked: 
         ring=site.ring(class_name, ring),
         now=now,
         why=asked.note,
+        gates=lambda move: licence_gates(site, move),
         waivers=Waivers(names=asked.waive, note=asked.note),
     )

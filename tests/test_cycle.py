@@ -204,6 +204,37 @@ def test_a_library_s_new_sub_slot_rebuilds_what_links_to_it_and_no_more(
         assert "not found" not in on(running, blade, "sh", "-c", "ldd $(command -v bladeinfo)")
 
 
+def test_after_a_gc_a_blade_with_an_index_of_the_days_before_completes_its_merge(
+    running: Rehearsal,
+) -> None:
+    """The first generation: both rings left it, and went on once more since."""
+    good = running.config.read_text()
+    old = "sys-apps/bladeinfo/bladeinfo-1.0-1.gpkg.tar"
+    pool = running.lab.folder / "state/binhost/blade/pool"
+    index = "http://headnode:8080/binhost/blade/fleet/deployments/1"
+    merge = ["env", f"PORTAGE_BINHOST={index}", "emerge", "--getbinpkgonly", "--oneshot"]
+    # Without dependencies: this blade is ahead already, and is to fetch what the old index names.
+    merge += ["--nodeps", "=dev-libs/libblade-1.0", "=sys-apps/bladeinfo-1.0"]
+    fewest = good.replace("keep_generations = 10", "keep_generations = 1")
+    try:
+        running.config.write_text(fewest.replace("keep_days = 7", "keep_days = 0"))
+        without_grace = ask(running, "generations", "gc", "--dry-run")
+        running.config.write_text(fewest)
+        with_grace = ask(running, "generations", "gc")
+    finally:
+        running.config.write_text(good)
+    assert without_grace["generations"] == [1]
+    assert old in without_grace["files"]
+    assert (with_grace["generations"], with_grace["files"]) == ([], {})
+    assert with_grace["kept"]["1"] == [
+        "ring canary left it less than the grace ago",
+        "ring fleet left it less than the grace ago",
+    ]
+    assert (pool / old).exists()
+    on(running, "blade03", *merge)
+    assert "sys-apps/bladeinfo-1.0" in installed(running, "blade03")
+
+
 def test_a_blade_that_is_off_is_told_apart_and_the_others_go_on(running: Rehearsal) -> None:
     running.lab.node("blade03").stop()
     bump(running.upstream, "app-misc/bladecount")

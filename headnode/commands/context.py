@@ -65,3 +65,12 @@ def chosen_class(site: Site, name: str | None) -> str:
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
+
+
+def number_of(site: Site, class_name: str, word: str | None) -> int | None:
+    """The number of the generation that a word, its number or a tag, means; None for None.
+
+    Raises:
+        PublishError: there is none (any more).
+    """
+    return None if word is None else site.binhost(class_name).generations.find(word).number

@@ -9,7 +9,14 @@ from typing import Any, TypeVar, cast
 import click
 
 from binhost.publish import Published
-from headnode.commands.context import Settings, chosen_class, class_option, json_option, now
+from headnode.commands.context import (
+    Settings,
+    chosen_class,
+    class_option,
+    json_option,
+    now,
+    number_of,
+)
 from headnode.console import say, show_json
 from schedules.cycle import Asked, promote_once, publish_once, rollback_once
 
@@ -56,7 +63,7 @@ def publish(
 
 
 @click.command()
-@click.argument("generation", type=int, required=False)
+@click.argument("generation", required=False)
 @click.option("--ring", required=True, help="Ring to put it in front of.")
 @class_option
 @asked_options
@@ -64,31 +71,34 @@ def publish(
 @click.pass_obj
 def promote(
     settings: Settings,
-    generation: int | None,
+    generation: str | None,
     ring: str,
     class_name: str | None,
     asked: Asked,
     as_json: bool,
 ) -> None:
-    """Put a generation (the newest, if none is named) in front of a ring.
+    """Put a generation (number or tag; the newest, if none is named) in front of a ring.
 
     Example: headnode promote 12 --ring fleet
     """
     site = settings.site()
     name = chosen_class(site, class_name)
-    _show(promote_once(site, name, ring, generation, now=now(), asked=asked), as_json)
+    number = number_of(site, name, generation)
+    _show(promote_once(site, name, ring, number, now=now(), asked=asked), as_json)
 
 
 @click.command()
 @click.option("--ring", required=True, help="Ring that goes back.")
-@click.option("--to", "generation", type=int, help="Generation  [default: the one it had before]")
+@click.option(
+    "--to", "generation", help="Generation, number or tag  [default: the one it had before]"
+)
 @class_option
 @asked_options
 @json_option
 @click.pass_obj
 def rollback(
     settings: Settings,
-    generation: int | None,
+    generation: str | None,
     ring: str,
     class_name: str | None,
     asked: Asked,
@@ -102,7 +112,8 @@ def rollback(
     """
     site = settings.site()
     name = chosen_class(site, class_name)
-    _show(rollback_once(site, name, ring, generation, now=now(), asked=asked), as_json)
+    number = number_of(site, name, generation)
+    _show(rollback_once(site, name, ring, number, now=now(), asked=asked), as_json)
 
 
 def _show(done: Published, as_json: bool) -> None:

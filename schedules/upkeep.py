@@ -1,0 +1,109 @@
+"""Looking after what was published: what differs between generations, and what may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from binhost.diff import Difference, State, compare
+from binhost.gc import Plan, Policy, gc
+from binhost.reasons import EbuildChanged
+from binhost.records import Generation
+from headnode.errors import MirrorError, PublishError
+from mirror.sets import read_set
+from schedules.site import Site
+
+
+def diff_once(
+    site: Site, class_name: str, old: str | None, new: str | None, ring: str | None
+) -> Difference:
+    """What lies between two generations (number or tag).
+
+    `new` is the newest unless named; `old` what `ring` has if that is named, else the one before
+    the newest.
+
+    Raises:
+        ConfigError: there is no such ring.
+        PublishError: there is no such generation.
+    """
+    before, after = _both(site, class_name, old, new, ring)
+    one = _state(site, class_name, before) if before else None
+    two = _state(site, class_name, after)
+    if one and not (one.stamps and two.stamps):
+        # A set that the mirror no longer has is only known by its name.
+        one, two = (_by_set(each) for each in (one, two))
+    changed = (
+        _ebuilds(site, before.snapshots, after.snapshots) if before else lambda cpv, repo: None
+    )
+    return compare(one, two, changed)
+
+
+def _both(
+    site: Site, class_name: str, old: str | None, new: str | None, ring: str | None
+) -> tuple[Generation | None, Generation]:
+    binhost = site.binhost(class_name)
+    known, newest = binhost.generations, binhost.generations.latest()
+    if ring is not None:
+        current = binhost.ring(site.ring(class_name, ring)).current()
+        before = known.read(current.generation) if current else None
+    elif old is not None:
+        before = known.find(old)
+    else:
+        numbers = known.numbers()
+        before = known.read(numbers[-2]) if len(numbers) > 1 else None
+    if newest is None:
+        raise PublishError("There is no generation yet.", remedy="headnode publish makes one.")
+    return before, known.find(new) if new is not None else newest
+
+
+def _state(site: Site, class_name: str, generation: Generation) -> State:
+    entries = site.binhost(class_name).generations.entries(generation)
+    return State(generation=generation, entries=entries, stamps=stamps_of(site, generation))
+
+
+def stamps_of(site: Site, generation: Generation) -> Mapping[str, str]:
+    """The snapshot of each repository that a generation was built from; none if they are gone."""
+    try:
+        return read_set(site.state, generation.snapshots)
+    except MirrorError:
+        return {}
+
+
+def _by_set(state: State) -> State:
+    stamps = {"snapshot set": state.generation.snapshots}
+    return State(generation=state.generation, entries=state.entries, stamps=stamps)
+
+
+def _ebuilds(site: Site, old: str, new: str) -> EbuildChanged:
+    """Whether an ebuild's text differs between two snapshot sets."""
+
+    def text(set_id: str, cpv: str, repo: str) -> bytes | None:
+        try:
+            return _ebuild(site.repos_of(set_id)[repo], cpv).read_bytes()
+        except (MirrorError, KeyError, OSError):
+            return None
+
+    def changed(cpv: str, repo: str) -> bool | None:
+        one, two = (text(each, cpv, repo) for each in (old, new))
+        return None if one is None or two is None else one != two
+
+    return changed
+
+
+def _ebuild(repo: Path, cpv: str) -> Path:
+    from portage.versions import cpv_getkey
+
+    return repo / str(cpv_getkey(cpv)) / f"{cpv.partition('/')[2]}.ebuild"
+
+
+def gc_once(site: Site, class_name: str, *, now: datetime, dry_run: bool = False) -> Plan:
+    """Delete what nothing needs any more, by the policy of cluster.toml.
+
+    Raises:
+        BusyError: a publish or a build is at work.
+        PublishError: a record is damaged, so that it cannot be told what is needed.
+    """
+    options = site.cluster.binhost
+    policy = Policy(newest=options.keep_generations, grace=timedelta(days=options.keep_days))
+    return gc(site.binhost(class_name), policy, now=now, dry_run=dry_run)
