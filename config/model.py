@@ -116,6 +116,11 @@ class Distfiles(Section):
         "repository, by Portage's emirrordist, some hundreds of gigabytes.",
     )
 
+    full_timeout_s: Seconds = Field(
+        24 * 3600.0,
+        description="Seconds that emirrordist may take for one repository with scope `full`; what "
+        "it brought stays, and the next sync goes on from there.",
+    )
     upstreams: tuple[Web, ...] = Field(
         ("https://distfiles.gentoo.org",),
         description="Mirrors of distfiles (http or https), tried in order before the address that "

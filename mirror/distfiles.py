@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -26,6 +25,7 @@ from mirror import claims
 from mirror.claims import Reasons
 from mirror.disk import writing_to
 from mirror.fetcher import Came, Fetcher, NotHadError
+from mirror.progress import OnProgress, Progress, Tally
 from mirror.store import Store
 from mirror.wanted import Package, Wanted, plan
 
@@ -37,16 +37,6 @@ REMEDY = (
     "Try again later, name another mirror in cluster.toml ([mirror.distfiles] upstreams), "
     "or sync the tree if the files changed upstream."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run is, over all files; what is resumed counts from where it stopped."""
-
-    files: int
-    files_total: int
-    size_bytes: int
-    size_bytes_total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +80,7 @@ def fetch(
     wanted: Iterable[Wanted],
     options: Distfiles,
     *,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: OnProgress = lambda progress: None,
     sleep: Callable[[float], None] = time.sleep,
     chance: Callable[[], float] = random.random,
 ) -> Report:
@@ -112,9 +102,9 @@ def fetch(
             claims.sweep(store.claims)
             every = list(wanted)
             absent = [each for each in every if not store.has(each)]
-            run = Run(absent, on_progress)
-            fetcher = Fetcher(store, options, on_position=run.at, sleep=sleep, chance=chance)
-            outcomes = run.all(fetcher)
+            tally = tally_of(absent, on_progress)
+            fetcher = Fetcher(store, options, on_position=tally.at, sleep=sleep, chance=chance)
+            outcomes = bring(fetcher, absent, tally)
     report = _report(every, outcomes)
     log.info("distfiles: %d fetched, %d present", len(report.fetched), len(report.present))
     if report.failed:
@@ -143,53 +133,34 @@ def _report(every: Iterable[Wanted], outcomes: Mapping[str, Came | NotHadError])
     )
 
 
-class Run:
-    """One run over several files: its threads, its progress, and how it ends early."""
-
-    def __init__(self, absent: Sequence[Wanted], on_progress: Callable[[Progress], None]) -> None:
-        self.absent = absent
-        self.on_progress = on_progress
-        self.size_bytes_total = sum(each.size_bytes for each in absent if not each.by_hand)
-        self.files = self.size_bytes = 0
-        self.positions: dict[str, int] = {}
-        self.lock = threading.Lock()
-
-    def all(self, fetcher: Fetcher) -> dict[str, Came | NotHadError]:
-        """Bring all in parallel; give what became of each."""
-        outcomes: dict[str, Came | NotHadError] = {}
-        with ThreadPoolExecutor(fetcher.options.parallel) as pool:
-            futures = {pool.submit(fetcher.get, each): each for each in self.absent}
-            try:
-                for future in as_completed(futures):
-                    wanted = futures[future]
-                    outcomes[wanted.filename] = self.outcome(future, wanted)
-            except BaseException:
-                fetcher.end()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return outcomes
-
-    def outcome(self, future: Future[Came], wanted: Wanted) -> Came | NotHadError:
-        """What became of a file, which is done with."""
+def bring(
+    fetcher: Fetcher, files: Sequence[Wanted], tally: Tally, *, anew: bool = False
+) -> dict[str, Came | NotHadError]:
+    """Bring `files` in parallel; give what became of each. `anew` is `Fetcher.get`'s."""
+    outcomes: dict[str, Came | NotHadError] = {}
+    with ThreadPoolExecutor(fetcher.options.parallel) as pool:
+        futures = {pool.submit(fetcher.get, each, anew=anew): each for each in files}
         try:
-            came = future.result()
-        except NotHadError as error:
-            self.at(wanted.filename, 0, files=1)
-            return error
-        self.at(wanted.filename, wanted.size_bytes, files=1)
-        return came
+            for future in as_completed(futures):
+                wanted = futures[future]
+                outcomes[wanted.filename] = outcome = _outcome(future)
+                here = wanted.size_bytes if isinstance(outcome, Came) else 0
+                tally.done(wanted.filename, here)
+        except BaseException:
+            fetcher.end()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return outcomes
 
-    def at(self, filename: str, position: int, *, files: int = 0) -> None:
-        """Take note of how much of a file is there, and hand the sum on."""
-        with self.lock:
-            self.files += files
-            self.size_bytes += position - self.positions.get(filename, 0)
-            self.positions[filename] = position
-            self.on_progress(
-                Progress(
-                    files=self.files,
-                    files_total=len(self.absent),
-                    size_bytes=self.size_bytes,
-                    size_bytes_total=self.size_bytes_total,
-                )
-            )
+
+def _outcome(future: Future[Came]) -> Came | NotHadError:
+    try:
+        return future.result()
+    except NotHadError as error:
+        return error
+
+
+def tally_of(files: Sequence[Wanted], on_progress: OnProgress) -> Tally:
+    """A tally of what is to be fetched."""
+    size_bytes = sum(each.size_bytes for each in files if not each.by_hand)
+    return Tally(files=len(files), size_bytes=size_bytes, on_progress=on_progress)

@@ -24,6 +24,7 @@ from mirror.wanted import Wanted
 log = logging.getLogger(__name__)
 
 BACK_OFF_S = 1.0
+BY_HAND = (("RESTRICT=fetch", "get it as the ebuild says, then: headnode mirror add FILE"),)
 
 
 class Came(StrEnum):
@@ -72,10 +73,11 @@ class Fetcher:
         """Have whatever is on its way end soon, with Cancelled; what came stays to be resumed."""
         self._ended.set()
 
-    def get(self, wanted: Wanted, *, quiet_s: float = 0.0) -> Came:
+    def get(self, wanted: Wanted, *, quiet_s: float = 0.0, anew: bool = False) -> Came:
         """Bring one file into place, or wait for whoever else does. `Store.prepare` came before.
 
-        Within `quiet_s` seconds of a failure, anybody's, it is not tried again.
+        Within `quiet_s` seconds of a failure, anybody's, it is not tried again. `anew` replaces
+        what is there.
 
         Raises:
             NotHadError: nobody gave it.
@@ -84,13 +86,13 @@ class Fetcher:
         """
         claim_path = self.store.claim(wanted.filename)
         with claimed(claim_path, self._ended.is_set) as claim:
-            if self.store.has(wanted):
+            if not anew and self.store.has(wanted):
                 return Came.THERE
             if self.store.restore(wanted):
                 log.info("%s: back from the recycle bin", wanted.filename)
                 return Came.RECYCLED
             if wanted.by_hand:
-                raise NotHadError(())
+                raise NotHadError(BY_HAND)
             failed = claim.failed_within(quiet_s)
             if failed is not None:
                 raise NotHadError(failed)
