@@ -45,6 +45,12 @@ class AddressError(Exception):
         self.spoilt = spoilt
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """urllib's handler, with words of its own for a redirect that leads round and round."""
+
+    inf_msg = "redirects without end\n"
+
+
 def opener() -> urllib.request.OpenerDirector:
     """Give urllib's opener without file:, ftp: and data:, so that no redirect leads there."""
     made = urllib.request.OpenerDirector()
@@ -52,7 +58,7 @@ def opener() -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        Redirects(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.UnknownHandler(),
@@ -156,8 +162,10 @@ def _open(url: str, *, have: int, timeout_s: float, if_range: str = "") -> Any:
         ) from error
     except urllib.error.URLError as error:
         raise AddressError(str(error.reason), passing=isinstance(error.reason, OSError)) from error
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise AddressError(str(error) or type(error).__name__, passing=True) from error
+    except http.client.HTTPException as error:
+        raise AddressError("its answer is not HTTP", passing=True) from error
     except ValueError as error:
         raise AddressError(f"not an address: {error}") from error
 

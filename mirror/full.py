@@ -25,7 +25,6 @@ from mirror.catalogue import TreeSet
 from mirror.claims import Reasons, claimed
 from mirror.disk import writing_to
 from mirror.distfiles import bring, tally_of
-from mirror.emirrordist import Failure
 from mirror.fetcher import Fetcher, NotHadError
 from mirror.layout import LAYOUT_CONF, path_of
 from mirror.progress import OnProgress
@@ -70,22 +69,23 @@ def mirror_all(
         before = files_below(store.folder)[0].keys()
         _publish(store, tree, own)  # what a killed run brought
         _mirror_served(store, own)
-        failures: list[Failure] = []
+        failures: dict[str, str] = {}
         try:
             for repo in tree:
-                failures += _run(repo, tree, own, scratch, options)
+                failures |= _run(repo, tree, own, scratch, options)
         finally:
-            _publish(store, tree, own)
+            failures |= _publish(store, tree, own)
             remove_tree(scratch)
         failed = _ask_mirrors(store, tree, options, failures, on_progress)
         after = files_below(store.folder)[0].keys()
     return FullReport(fetched=tuple(sorted(after - before)), failed=failed)
 
 
-def _run(repo: str, tree: TreeSet, own: Path, scratch: Path, options: Distfiles) -> list[Failure]:
+def _run(repo: str, tree: TreeSet, own: Path, scratch: Path, options: Distfiles) -> dict[str, str]:
+    """Run emirrordist for one repository; give each file that it could not have, with why."""
     remove_tree(scratch)
     scratch.mkdir(parents=True)
-    return emirrordist.mirror_repo(
+    failures = emirrordist.mirror_repo(
         repo,
         tree,
         distfiles=own,
@@ -94,24 +94,30 @@ def _run(repo: str, tree: TreeSet, own: Path, scratch: Path, options: Distfiles)
         tries=options.tries,
         timeout_s=options.full_timeout_s,
     )
+    for each in failures:
+        log.warning("emirrordist: %s: %s %s", each.cpv, each.filename, each.why)
+    return {each.filename: each.why for each in failures if each.filename}
 
 
-def _publish(store: Store, tree: TreeSet, own: Path) -> None:
-    """Make visible what is new in `own` and what its Manifest says; drop what is not."""
+def _publish(store: Store, tree: TreeSet, own: Path) -> dict[str, str]:
+    """Make visible what is new in `own`; drop what is not wanted or wrong, and say how it is."""
+    wrong: dict[str, str] = {}
     for name, path in files_below(own)[0].items():
         with claimed(store.claim(name)):
             if store.place(name).exists():
                 continue
             wanted = lookup.find(store.state, [tree], name)
-            why = mismatch(path, wanted.size_bytes, wanted.digests) if wanted else "not wanted"
+            why = mismatch(path, wanted.size_bytes, wanted.digests) if wanted else ""
             if why:
-                log.warning("%s: %s", name, why)
+                wrong[name] = why
+            if wanted is None or why:
                 path.unlink()
                 continue
             partial = store.partials / name
             partial.unlink(missing_ok=True)
             os.link(path, partial)
             put_in_place(partial, store.place(name))
+    return wrong
 
 
 def _mirror_served(store: Store, own: Path) -> None:
@@ -131,18 +137,17 @@ def _ask_mirrors(
     store: Store,
     tree: TreeSet,
     options: Distfiles,
-    failures: list[Failure],
+    failures: Mapping[str, str],
     on_progress: OnProgress,
 ) -> dict[str, Reasons]:
     """Fetch what emirrordist could not; give what nobody has, each address with why."""
-    why = {each.filename: each for each in failures if each.filename}
-    found = [lookup.find(store.state, [tree], name) for name in sorted(why)]
+    found = [lookup.find(store.state, [tree], name) for name in sorted(failures)]
     wanted = [each for each in found if each and not each.by_hand]
     tally = tally_of(wanted, on_progress)
     fetcher = Fetcher(store, options, on_position=tally.at)
     outcomes = bring(fetcher, wanted, tally)
     return {
-        name: (("emirrordist", why[name].why), *outcome.reasons)
+        name: (("emirrordist", failures[name]), *outcome.reasons)
         for name, outcome in outcomes.items()
         if isinstance(outcome, NotHadError)
     }

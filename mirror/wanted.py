@@ -61,6 +61,11 @@ def _wanted_by(
     cp, _ = gentoo.split_cpv(package.cpv)
     manifest = gentoo.manifest_digests(repo, cp)
     for source in gentoo.source_uris(repo, package.cpv, mirrors).values():
+        if not is_file_name(source.filename):
+            raise MirrorError(
+                f"{package.cpv} wants a distfile {source.filename!r}, which is not a file's name.",
+                remedy="Sync again; if it stays, it has to be put right upstream.",
+            )
         dist = manifest.get(source.filename)
         if dist is None or not dist.digests.keys() & STRONG.keys():
             raise MirrorError(
@@ -68,8 +73,6 @@ def _wanted_by(
                 f"{source.filename}, which {package.cpv} needs.",
                 remedy="Sync again; if it stays, it has to be put right upstream.",
             )
-        if not is_file_name(source.filename):
-            raise MirrorError(f"{package.cpv}: {source.filename!r} is not the name of a file.")
         yield Wanted(
             filename=source.filename,
             size_bytes=dist.size_bytes,

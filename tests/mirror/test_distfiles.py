@@ -257,7 +257,7 @@ def test_a_redirect_is_followed_but_not_for_ever_and_not_to_other_schemes(
     }
     uris = tuple(f"{site.url}/{each}" for each in ("loop", "file", "ftp"))
     reasons = dict(failure(state, wants(uris=uris), tries=1).report.failed[NAME])
-    assert reasons[uris[0]].startswith("HTTP 302 The HTTP server returned a redirect error")
+    assert reasons[uris[0]] == "HTTP 302 redirects without end"
     assert reasons[uris[1]].startswith("HTTP 302 Found - Redirection to url 'file:")
     assert reasons[uris[2]] == "unknown url type: ftp"
     assert get(state, wants(uris=(f"{site.url}/good",))).fetched == (NAME,)
