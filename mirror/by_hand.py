@@ -16,7 +16,6 @@ from mirror import lookup, origin
 from mirror.catalogue import TreeSet
 from mirror.claims import claimed
 from mirror.disk import writing_to
-from mirror.layout import is_file_name
 from mirror.store import Store, mismatch, put_in_place
 from mirror.wanted import Wanted
 
@@ -42,7 +41,7 @@ def _check(state: Path, trees: Sequence[TreeSet], path: Path) -> Wanted:
     if not path.is_file():
         raise MirrorError(f"{path} is not a file.", remedy="Name the file that you fetched.")
     with writing_to(state / "mirror" / "catalogues"):
-        wanted = lookup.find(state, trees, path.name) if is_file_name(path.name) else None
+        wanted = lookup.find(state, trees, path.name)
     if wanted is None:
         raise MirrorError(
             f"No Manifest of a tree in use names {path.name}.",

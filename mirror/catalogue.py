@@ -5,7 +5,7 @@ written down once for each snapshot, when they are first needed; a snapshot neve
 digests stay in the Manifests.
 
 Found out by running, 30,000 packages with 90,000 files: made in 0.7 s with the Manifests in the
-page cache, 4.6 MB, 0.1 ms a question.
+page cache (3 s without), 4.6 MB; a question takes 0.1 ms, 300 together 1 ms.
 
 ::
 
@@ -18,7 +18,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -57,16 +57,12 @@ class Catalogue:
                     _make(path, snapshot)
         return cls(path)
 
-    def packages(self, filename: str) -> list[str]:
-        """The packages (`category/name`) whose Manifest names the file."""
+    def packages(self, filenames: Iterable[str]) -> dict[str, list[str]]:
+        """Give the packages (`category/name`) whose Manifest names each file; unknown ones not."""
         question = "SELECT package FROM named WHERE filename = ? ORDER BY package"
         with self._opened() as database:
-            return [package for (package,) in database.execute(question, (filename,))]
-
-    def filenames(self) -> set[str]:
-        """Every file that a Manifest of the snapshot names."""
-        with self._opened() as database:
-            return {name for (name,) in database.execute("SELECT DISTINCT filename FROM named")}
+            found = {each: database.execute(question, (each,)).fetchall() for each in filenames}
+        return {name: [package for (package,) in rows] for name, rows in found.items() if rows}
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

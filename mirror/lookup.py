@@ -14,6 +14,7 @@ from headnode import gentoo
 from headnode.errors import MirrorError
 from headnode.gentoo import Dist
 from mirror.catalogue import Catalogue, TreeSet
+from mirror.layout import is_file_name
 from mirror.wanted import STRONG, Wanted, merge
 
 log = logging.getLogger(__name__)
@@ -22,10 +23,12 @@ log = logging.getLogger(__name__)
 def find(state: Path, trees: Sequence[TreeSet], filename: str) -> Wanted | None:
     """Give the file of that name as the first of `trees` that names it wants it, or None.
 
+    What is not the name of a file is nothing.
+
     Raises:
         OSError: a catalogue cannot be written.
     """
-    for tree in trees:
+    for tree in trees if is_file_name(filename) else ():
         found: Wanted | None = None
         for each in _in_tree(state, tree, filename):
             try:
@@ -40,7 +43,7 @@ def find(state: Path, trees: Sequence[TreeSet], filename: str) -> Wanted | None:
 def _in_tree(state: Path, tree: TreeSet, filename: str) -> Iterator[Wanted]:
     mirrors = None
     for repo, snapshot in tree.items():
-        for package in Catalogue.of(state, repo, snapshot).packages(filename):
+        for package in Catalogue.of(state, repo, snapshot).packages([filename]).get(filename, ()):
             dist = gentoo.manifest_digests(snapshot, package).get(filename)
             if dist is None or not (digests := strong(dist)):
                 continue
@@ -95,9 +98,9 @@ def expected(
             if snapshot in seen:
                 continue
             seen.add(snapshot)
-            catalogue = Catalogue.of(state, repo, snapshot)
-            for filename in filenames:
-                for package in catalogue.packages(filename):
+            known_by = Catalogue.of(state, repo, snapshot).packages(filenames)
+            for filename, packages in known_by.items():
+                for package in packages:
                     dist = _manifest(snapshot, package, manifests).get(filename)
                     known = found.setdefault(filename, [])
                     if dist and strong(dist) and dist not in known:
@@ -116,8 +119,8 @@ def _manifest(
     return read[key]
 
 
-def names(state: Path, trees: Iterable[TreeSet]) -> set[str]:
-    """Give every file that any of `trees` names.
+def named(state: Path, trees: Iterable[TreeSet], filenames: Collection[str]) -> set[str]:
+    """Give those of `filenames` that any of `trees` names.
 
     Raises:
         OSError: a catalogue cannot be written.
@@ -125,5 +128,5 @@ def names(state: Path, trees: Iterable[TreeSet]) -> set[str]:
     snapshots = {(repo, snapshot) for tree in trees for repo, snapshot in tree.items()}
     found: set[str] = set()
     for repo, snapshot in snapshots:
-        found |= Catalogue.of(state, repo, snapshot).filenames()
+        found |= Catalogue.of(state, repo, snapshot).packages(filenames).keys()
     return found

@@ -75,7 +75,7 @@ def recycle(
         plan = plan_recycle(
             present=present.keys(),
             recycled={name: _since(path) for name, path in recycled.items()},
-            named=lookup.names(state, trees),
+            named=lookup.named(state, trees, {*present, *recycled}),
             now=now,
             keep=keep,
         )

@@ -17,9 +17,11 @@ from mirror import audit, by_hand, full, tree
 from mirror.audit import Audit
 from mirror.catalogue import TreeSet
 from mirror.full import FullReport
+from mirror.layout import is_file_name
 from mirror.progress import OnProgress, Progress
 from mirror.pull_through import PullThrough
 from mirror.recycle import RecyclePlan, recycle
+from mirror.store import Store
 from schedules.observer import Observer
 from schedules.site import Site
 
@@ -79,21 +81,34 @@ def _without_doubles(trees: Iterable[TreeSet]) -> list[TreeSet]:
     return found
 
 
-def pull_through(site: Site) -> PullThrough:
-    """What fetches the distfiles that blades ask for and the mirror lacks (to be closed)."""
-    return PullThrough(site.state, site.cluster.mirror.distfiles, lambda: trees_served(site))
+class OnDemand:
+    """Fetches the distfiles that blades ask for and the mirror lacks: one for each process.
 
-
-def fetch_missing(puller: PullThrough, path: Path) -> bool:
-    """Have `path`, which the HTTP server was asked for below distfiles/, fetched if it may be.
-
-    Gives whether it is there now. Never raises for what a client asked.
+    This is what the HTTP server is given, made after it forked, and closed when it stops.
     """
-    try:
-        return puller.fetch(path.name) == path
-    except HeadnodeError as error:
-        log.warning("%s", error)
-        return False
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        options = site.cluster.mirror.distfiles
+        self._puller = PullThrough(site.state, options, lambda: trees_served(site))
+
+    def fetch_missing(self, path: Path) -> bool:
+        """Have `path`, which was asked for and is not there, fetched; give whether it is there now.
+
+        Waits for the download, and never raises for what a client asked: the log says why.
+        """
+        if not is_file_name(path.name) or path != Store(self._site.state).place(path.name):
+            return False
+        try:
+            self._site.require_space()
+            return self._puller.fetch(path.name) is not None
+        except HeadnodeError as error:
+            log.warning("%s", error)
+            return False
+
+    def close(self) -> None:
+        """End what is on its way; the next who asks carries on with it."""
+        self._puller.close()
 
 
 def mirror_all_once(site: Site, watch: Observer) -> FullReport | None:

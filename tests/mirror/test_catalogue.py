@@ -38,17 +38,17 @@ def test_every_file_of_every_manifest_is_known_by_its_packages(
     make_tree(state, {"x.tgz": b"x", "y.tgz": b"y"})
     tree = make_tree(state, {"x.tgz": b"x"}, cpv="app-misc/other-2")
     catalogue = Catalogue.of(state, "gentoo", tree["gentoo"])
-    assert catalogue.packages("x.tgz") == ["app-misc/hello", "app-misc/other"]
-    assert catalogue.packages("y.tgz") == ["app-misc/hello"]
-    assert catalogue.packages("z.tgz") == []
-    assert catalogue.filenames() == {"x.tgz", "y.tgz"}
+    assert catalogue.packages(["x.tgz", "y.tgz", "z.tgz"]) == {
+        "x.tgz": ["app-misc/hello", "app-misc/other"],
+        "y.tgz": ["app-misc/hello"],
+    }
 
 
 def test_it_is_made_once_and_read_from_then_on(state: Path, make_tree: MakeTree) -> None:
     tree = make_tree(state, {"x.tgz": b"x"})["gentoo"]
     Catalogue.of(state, "gentoo", tree)
     (tree / "app-misc/hello/Manifest").unlink()
-    assert Catalogue.of(state, "gentoo", tree).filenames() == {"x.tgz"}
+    assert Catalogue.of(state, "gentoo", tree).packages(["x.tgz"]) == {"x.tgz": ["app-misc/hello"]}
     assert [path.name for path in (state / "mirror/catalogues/gentoo").iterdir()] == [
         "20260101T000000Z.sqlite"
     ]
@@ -105,7 +105,8 @@ def test_the_first_tree_that_names_a_file_has_its_way(state: Path, make_tree: Ma
         for name, dists in lookup.expected(state, [new, old], ["x.tgz", "y.tgz", "z"]).items()
     }
     assert sizes == {"x.tgz": [5, 3], "y.tgz": [1]}
-    assert lookup.names(state, [new, old]) == {"x.tgz", "y.tgz"}
+    assert lookup.named(state, [new, old], ["x.tgz", "y.tgz", "z"]) == {"x.tgz", "y.tgz"}
+    assert lookup.named(state, [new], ["x.tgz", "y.tgz", "z"]) == {"x.tgz"}
 
 
 def test_a_broken_metadata_cache_costs_the_addresses_only(state: Path, make_tree: MakeTree) -> None:
