@@ -20,8 +20,8 @@ On disk::
 
 Of the distfiles, `wanted` says which ones packages need, `lookup` what the trees say of one (over
 `catalogue`), `store` where they lie; `fetcher` brings one (over `mirrors`, `claims`, `download` and
-`origin`). What is done with them: `distfiles` (a sync), `pull_through` (on demand), `full` (every
-one, over `emirrordist`), `by_hand`, `audit` and `recycle`.
+`validators`). What is done with them: `distfiles` (a sync), `pull_through` (on demand), `full`
+(every one, over `emirrordist`), `by_hand`, `audit` and `recycle`.
 
 Invariants: whatever has its final name is complete and was checked. A snapshot is never written to
 again. All of it is readable by everyone, since rsyncd serves it as nobody.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headnode.errors import MirrorError
 from headnode.files import is_regular
-from mirror import lookup, origin
+from mirror import lookup, validators
 from mirror.catalogue import TreeSet
 from mirror.claims import claimed
 from mirror.disk import writing_to
@@ -75,7 +75,7 @@ def _copy(store: Store, path: Path, wanted: Wanted) -> None:
             store.place(wanted.filename), wanted.size_bytes, wanted.digests
         ):
             return
-        origin.forget(partial)
+        validators.forget(partial)
         try:
             shutil.copyfile(path, partial)
             _require(path, partial, wanted)

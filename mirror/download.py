@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from mirror import origin
+from mirror import validators
 from mirror.claims import Cancelled
 
 CHUNK = 1 << 18
@@ -105,9 +105,9 @@ def download(
     if have > size_bytes:
         target.unlink()
         have = 0
-    with _open(url, have=have, timeout_s=timeout_s, if_range=origin.validator(target, url)) as got:
+    with _open(url, have=have, timeout_s=timeout_s, if_range=validators.of(target, url)) as got:
         at = start = _resumed_at(got, have, size_bytes)
-        origin.note(target, url, got.headers)
+        validators.note(target, url, got.headers)
         with target.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
@@ -120,7 +120,7 @@ def download(
         raise AddressError(f"it goes on after the {size_bytes} bytes it should have", spoilt=True)
     if at < size_bytes:
         raise AddressError(f"cut off after {at} of {size_bytes} bytes", passing=True)
-    origin.forget(target)
+    validators.forget(target)
 
 
 def _copy(

@@ -7,11 +7,10 @@ is what the Manifest says.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 from config.model import Distfiles
@@ -26,8 +25,6 @@ from mirror.fetcher import Fetcher, NotHadError
 from mirror.layout import is_file_name
 from mirror.store import Store
 from mirror.wanted import Wanted
-
-log = logging.getLogger(__name__)
 
 Failed = tuple[float, MirrorError]
 
@@ -46,7 +43,7 @@ class PullThrough:
         self._options = options
         self._trees = trees
         self._fetcher = Fetcher(self._store, options)
-        self._pool = ThreadPoolExecutor(options.parallel, thread_name_prefix="pull-through")
+        self._slots = threading.Semaphore(options.parallel)
         self._guard = threading.Lock()
         self._running: dict[str, Future[Path]] = {}
         self._failed: dict[str, Failed] = {}
@@ -84,7 +81,9 @@ class PullThrough:
     def close(self) -> None:
         """End the downloads that run; what came of them stays, to be carried on with."""
         self._fetcher.end()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        with self._guard:
+            running = list(self._running.values())
+        wait(running)
 
     def _download(self, wanted: Wanted) -> Future[Path]:
         """Start the file's download, or give the one that runs.
@@ -98,22 +97,31 @@ class PullThrough:
             until, error = self._failed.get(wanted.filename, (0.0, None))
             if error and time.monotonic() < until:
                 raise error
-            future = self._pool.submit(self._bring, wanted)
+            future: Future[Path] = Future()
             self._running[wanted.filename] = future
-            return future
+        # A daemon: a server that ends does not wait for it, and what came is carried on with.
+        threading.Thread(target=self._bring, args=(wanted, future), daemon=True).start()
+        return future
 
-    def _bring(self, wanted: Wanted) -> Path:
+    def _bring(self, wanted: Wanted, future: Future[Path]) -> None:
         try:
-            self._get(wanted)
-        except MirrorError as error:
-            log.warning("%s", error)
-            with self._guard:
-                self._remember(wanted.filename, error)
-            raise
-        finally:
-            with self._guard:
-                del self._running[wanted.filename]
-        return self._store.place(wanted.filename)
+            with self._slots:
+                self._get(wanted)
+        except BaseException as error:
+            self._settle(wanted.filename, error if isinstance(error, MirrorError) else None)
+            future.set_exception(error)
+        else:
+            self._settle(wanted.filename, None)
+            future.set_result(self._store.place(wanted.filename))
+
+    def _settle(self, filename: str, error: MirrorError | None) -> None:
+        """Take note that a download is over; an error is given to who asks within `quiet_s`."""
+        now = time.monotonic()
+        with self._guard:
+            del self._running[filename]
+            self._failed = {name: each for name, each in self._failed.items() if each[0] > now}
+            if error:
+                self._failed[filename] = (now + self._options.quiet_s, error)
 
     def _get(self, wanted: Wanted) -> None:
         try:
@@ -126,11 +134,6 @@ class PullThrough:
             raise DistfilesError(Report(failed={wanted.filename: error.reasons})) from error
         except Cancelled as error:
             raise MirrorError(f"{wanted.filename} was on its way when headnode ended.") from error
-
-    def _remember(self, filename: str, error: MirrorError) -> None:
-        now = time.monotonic()
-        self._failed = {name: each for name, each in self._failed.items() if each[0] > now}
-        self._failed[filename] = (now + self._options.quiet_s, error)
 
 
 def by_hand(wanted: Wanted) -> MirrorError:

@@ -6,7 +6,7 @@
     <state>/mirror/distfiles/<2 hex>/<file>    served: complete and checked
     <state>/mirror/distfiles/.partial/         `Store.partials`, readable by root only
         <file>                                 being fetched, resumed by the next run
-        .origins/<32 hex>                      where a partial file comes from (`mirror.origin`)
+        .validators/<32 hex>                   where a partial file comes from (`mirror.validators`)
         .claims/<32 hex>                       who fetches a file just now (`mirror.claims`)
     <state>/mirror/recycle/<2 hex>/<file>      no tree in use names it any more (`mirror.recycle`)
     <state>/mirror/quarantine/<2 hex>/<file>   was found damaged (`mirror.audit`)

@@ -334,6 +334,38 @@ def test_closing_ends_a_download_and_the_next_carries_on_with_it(
     assert site.asked[1][1].startswith("bytes=")
 
 
+END = """
+import sys, threading, time
+from pathlib import Path
+from config.model import Distfiles
+from mirror.pull_through import PullThrough
+state, tree, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+puller = PullThrough(state, Distfiles(upstreams=(), timeout_s=3600), lambda: [{"gentoo": tree}])
+threading.Thread(target=puller.fetch, args=(name,), daemon=True).start()
+while not (state / "mirror/distfiles/.partial" / name).exists():
+    time.sleep(0.01)
+"""
+
+
+def test_a_server_that_ends_does_not_wait_for_a_download(
+    state: Path, site: Site, make_tree: MakeTree
+) -> None:
+    over = threading.Event()
+
+    def stalls(handler: Any) -> None:
+        handler.head(200, Content_Length=len(CONTENT))
+        over.wait(10 * LIMIT_S)
+
+    site.answers = {f"/{NAME}": stalls}
+    tree = make_tree(state, {NAME: CONTENT}, uri=site.url + "/{}")
+    argv = [sys.executable, "-c", END, str(state), str(tree["gentoo"]), NAME]
+    try:
+        assert subprocess.run(argv, timeout=LIMIT_S, check=False).returncode == 0
+    finally:
+        over.set()
+    assert not place(state).exists()
+
+
 def test_a_full_disk_is_said_and_what_is_served_stays(
     small_disk: Path, site: Site, make_tree: MakeTree, opened: Open
 ) -> None:

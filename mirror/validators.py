@@ -24,7 +24,7 @@ def note(target: Path, url: str, headers: Message) -> None:
     path.write_text(json.dumps({"url": url, "validator": choose(headers)}))
 
 
-def validator(target: Path, url: str) -> str:
+def of(target: Path, url: str) -> str:
     """Give the validator of the partial file `target`, empty if it has none or is not of `url`."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         said = json.loads(_path(target).read_text())
@@ -46,4 +46,4 @@ def choose(headers: Message) -> str:
 
 
 def _path(target: Path) -> Path:
-    return target.parent / ".origins" / key_of(target.name)
+    return target.parent / ".validators" / key_of(target.name)
