@@ -81,6 +81,11 @@ def mirror_all(
     return FullReport(fetched=tuple(sorted(after - before)), failed=failed)
 
 
+def leave(state: Path) -> None:
+    """Drop emirrordist's folder, whose links would keep what is recycled: the scope is another."""
+    remove_tree(state / "mirror" / "full")
+
+
 def _run(repo: str, tree: TreeSet, own: Path, scratch: Path, options: Distfiles) -> dict[str, str]:
     """Run emirrordist for one repository; give each file that it could not have, with why."""
     remove_tree(scratch)

@@ -119,6 +119,7 @@ def mirror_all_once(site: Site, watch: Observer) -> FullReport | None:
     """
     options = site.cluster.mirror.distfiles
     if options.scope is not Scope.FULL:
+        full.leave(site.state)
         return None
     watch.say("Fetching every distfile of the trees (emirrordist)")
     return full.mirror_all(

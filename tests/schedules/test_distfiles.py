@@ -252,6 +252,11 @@ def test_scope_full_brings_what_no_set_needs_and_scope_sets_does_not(
     done = mirror_all_once(site(here), Silent())
     assert done is not None
     assert (done.fetched, done.failed) == (("hello.tgz",), {})
+    assert (here / "state/mirror/full").exists()
+    config.write_text(CLUSTER.format(upstream=upstream[1], scope="sets"))
+    assert mirror_all_once(site(here), Silent()) is None
+    assert not (here / "state/mirror/full").exists()
+    assert place(here).read_bytes() == b"hello"
 
 
 def test_verify_says_what_is_wrong_and_what_came_of_it(
