@@ -123,19 +123,61 @@ class Repo(Section):
     )
 
 
-class Distfiles(Section):
-    """Where source archives are fetched from."""
+class Scope(StrEnum):
+    """Which distfiles the mirror holds before anyone asks for them."""
 
+    SETS = "sets"
+    FULL = "full"
+
+
+class Distfiles(Section):
+    """Which source archives the mirror holds, and where they are fetched from."""
+
+    scope: Scope = Field(
+        Scope.SETS,
+        description="`sets`: what the classes' packages need, a few gigabytes; anything else that "
+        "a tree names is fetched when a blade first asks for it. `full`: every file of every "
+        "repository, by Portage's emirrordist, some hundreds of gigabytes.",
+    )
+
+    full_timeout_s: Seconds = Field(
+        24 * 3600.0,
+        description="Seconds that emirrordist may take for one repository with scope `full`; what "
+        "it brought stays, and the next sync goes on from there.",
+    )
     upstreams: tuple[Web, ...] = Field(
         ("https://distfiles.gentoo.org",),
         description="Mirrors of distfiles (http or https), tried in order before the address that "
         "the ebuild itself names. Empty: only the ebuild's own.",
     )
-    parallel: Count = Field(4, ge=1, description="Files fetched at once.")
+    parallel: Count = Field(8, ge=1, description="Files fetched at once, from all hosts together.")
+    per_host: Count = Field(
+        4,
+        ge=1,
+        description="Files fetched at once from one host. More is seldom faster, and mirrors that "
+        "others pay for turn such clients away.",
+    )
     timeout_s: Seconds = Field(
         60.0, description="Seconds without an answer after which a download is tried elsewhere."
     )
     tries: Count = Field(3, ge=1, description="Times each address is tried for a file.")
+    quiet_s: Seconds = Field(
+        60.0,
+        description="Seconds for which a file that could not be fetched for a blade is not tried "
+        "again: 58 blades ask for the same one. `mirror sync` tries at once.",
+    )
+    wait_s: Seconds = Field(
+        300.0,
+        description="Seconds for which a blade is kept waiting while the file that it asked for is "
+        "fetched. The download goes on after that, for the next one who asks.",
+    )
+    recycle_days: Count = Field(
+        30,
+        ge=0,
+        description="Days for which a file is kept, unserved, that no tree in use names any more: "
+        "a package that comes back, or a generation that is restored, then needs no download. "
+        "0: such files are removed with the next sync.",
+    )
 
 
 class Mirror(Section):

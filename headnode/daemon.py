@@ -186,6 +186,7 @@ def worker_settings(site: Site) -> Settings:
         listener=-1,
         state=str(site.state.absolute()),
         access_log=str(log_path.absolute()) if log_path else None,
+        cluster=site.cluster.model_dump_json(),
     )
 
 

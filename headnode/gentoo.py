@@ -127,7 +127,10 @@ def source_uris(repo: Path, cpv: str, mirrors: Mapping[str, tuple[str, ...]]) ->
         )
         restrict = use_reduce(said.get("RESTRICT", ""), matchnone=True, eapi=eapi, flat=True)
     except PortageException as error:
-        raise MirrorError(f"{cpv}: its metadata cannot be read: {error}.") from error
+        raise MirrorError(
+            f"{cpv}: its metadata cannot be read: {str(error).rstrip('.')}.",
+            remedy="Sync again; if it stays, it has to be put right upstream.",
+        ) from error
     return _sources(words, frozenset(restrict), mirrors)
 
 

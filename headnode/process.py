@@ -214,4 +214,5 @@ PACKAGES = {
     "ssh": "openssh-client (Debian), net-misc/openssh (Gentoo)",
     "umount": "mount (Debian), sys-apps/util-linux (Gentoo)",
     "unshare": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
+    "wget": "wget (Debian), net-misc/wget (Gentoo)",
 }

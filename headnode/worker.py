@@ -24,6 +24,7 @@ from binhost.loop import Ending, Loop
 from binhost.openfiles import KEPT_FILES
 from binhost.routes import Roots
 from binhost.site import Limits, Site
+from headnode.on_demand import fetcher
 
 CUT_S = 5.0
 OTHER_FILES = 128  # threads' files, pipes, the log, libraries
@@ -39,11 +40,12 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a worker is given: the listening socket by number, and what to serve."""
+    """What a worker is given: the listening socket by number, what to serve, and for whom."""
 
     listener: int
     state: str
     access_log: str | None
+    cluster: str | None = None  # as JSON; without it, what is not there is not fetched
 
     def line(self) -> str:
         """As the first line of a worker's standard input."""
@@ -56,6 +58,7 @@ def site_of(settings: Settings, limits: Limits) -> Site:
         roots=Roots(state=Path(settings.state)),
         limits=limits,
         access_log=Path(settings.access_log) if settings.access_log else None,
+        fetch_missing=fetcher(settings.cluster) if settings.cluster else None,
     )
 
 

@@ -9,11 +9,19 @@ On disk::
     <state>/mirror/sets/<id>.json                    one snapshot of every repository
     <state>/mirror/distfiles/layout.conf             GLEP 75
     <state>/mirror/distfiles/<2 hex>/<file>          verified, complete
-    <state>/mirror/distfiles/.partial/<file>         being fetched, resumed by the next run
+    <state>/mirror/distfiles/.partial/               being fetched, resumed by the next run
+    <state>/mirror/recycle/<2 hex>/<file>            named by no tree in use any more
+    <state>/mirror/quarantine/<2 hex>/<file>         found damaged
+    <state>/mirror/catalogues/<repo>/<stamp>.sqlite  which packages of a snapshot name which file
+    <state>/mirror/full/                             emirrordist's own folder
 
-`rsync` is the one door to rsync; `tree` makes snapshots; `layout` says where a distfile lies;
-`distfiles` plans and fetches them, over `download`; `rsyncd` renders what serves the trees;
+`rsync` is the one door to rsync; `tree` makes snapshots; `rsyncd` renders what serves the trees;
 `upstream` is a small repository of our own for the lab.
+
+Of the distfiles, `wanted` says which ones packages need, `lookup` what the trees say of one (over
+`catalogue`), `store` where they lie; `fetcher` brings one (over `mirrors`, `claims`, `download` and
+`validators`). What is done with them: `distfiles` (a sync), `pull_through` (on demand), `full`
+(every one, over `emirrordist`), `by_hand`, `audit` and `recycle`.
 
 Invariants: whatever has its final name is complete and was checked. A snapshot is never written to
 again. All of it is readable by everyone, since rsyncd serves it as nobody.

@@ -1,9 +1,10 @@
 """One file from one address over HTTP, resumed, and never more of it than it should have.
 
-Refused: schemes other than http and https (also by redirect), an answer of another length, a body
-without end, a server that is silent or slower than `MIN_RATE_BPS` on average.
+Refused: schemes other than http and https (also by redirect), an answer of another length, a web
+page in place of the file, a body without end, a server that is silent or slower than
+`MIN_RATE_BPS` on average.
 
-Source: RFC 9110 (Range, Content-Range); urllib.request.
+Source: RFC 9110 (Range, If-Range, Content-Range); urllib.request.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from mirror import validators
+from mirror.claims import Cancelled
 
 CHUNK = 1 << 18
 MIN_RATE_BPS = 1024
@@ -41,8 +45,10 @@ class AddressError(Exception):
         self.spoilt = spoilt
 
 
-class Cancelled(Exception):  # noqa: N818 (not an error: somebody asked for it)
-    """The run was ended while this file was on its way."""
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """urllib's handler, with words of its own for a redirect that leads round and round."""
+
+    inf_msg = "redirects without end\n"
 
 
 def opener() -> urllib.request.OpenerDirector:
@@ -52,7 +58,7 @@ def opener() -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        Redirects(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.UnknownHandler(),
@@ -80,12 +86,13 @@ def download(
     *,
     size_bytes: int,
     timeout_s: float,
-    on_bytes: Callable[[int], None] = lambda count: None,
+    on_position: Callable[[int], None] = lambda position: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> None:
     """Bring `target` to `size_bytes` from `url`; what it has already is kept and carried on with.
 
-    Nothing is said about the content: that is for whoever knows the digests.
+    `on_position` is told how many bytes are there. Nothing is said about the content: that is for
+    whoever knows the digests.
 
     Raises:
         AddressError: the address does not give the file; what came stays for another try.
@@ -93,41 +100,54 @@ def download(
         OSError: `target` cannot be written.
     """
     have = target.stat().st_size if target.exists() else 0
+    if have == size_bytes and target.exists():
+        return
     if have > size_bytes:
         target.unlink()
         have = 0
-    if have == size_bytes and target.exists():
-        return
-    started = time.monotonic()
-    with _open(url, have=have, timeout_s=timeout_s) as answer:
-        have = _resumed_at(answer, have, size_bytes)
-        with target.open("r+b" if have else "wb") as file:
-            file.seek(have)
+    with _open(url, have=have, timeout_s=timeout_s, if_range=validators.of(target, url)) as got:
+        at = start = _resumed_at(got, have, size_bytes)
+        validators.note(target, url, got.headers)
+        with target.open("r+b" if start else "wb") as file:
+            file.seek(start)
             file.truncate()
-            while have <= size_bytes and (data := _read(answer, min(CHUNK, size_bytes + 1 - have))):
-                have += len(data)
-                if have > size_bytes:
-                    break
-                file.write(data)
-                on_bytes(len(data))
+            for at in _copy(got, file, start, size_bytes, timeout_s):
+                on_position(min(at, size_bytes))
                 if cancelled():
                     raise Cancelled
-                if time.monotonic() - started > timeout_s + size_bytes / MIN_RATE_BPS:
-                    raise AddressError(f"slower than {MIN_RATE_BPS} bytes a second", passing=True)
-    if have > size_bytes:
+    if at > size_bytes:
         target.unlink()
         raise AddressError(f"it goes on after the {size_bytes} bytes it should have", spoilt=True)
-    if have < size_bytes:
-        raise AddressError(f"cut off after {have} of {size_bytes} bytes", passing=True)
+    if at < size_bytes:
+        raise AddressError(f"cut off after {at} of {size_bytes} bytes", passing=True)
+    validators.forget(target)
 
 
-def _open(url: str, *, have: int, timeout_s: float) -> Any:
+def _copy(
+    answer: IO[bytes], file: IO[bytes], have: int, size_bytes: int, timeout_s: float
+) -> Iterator[int]:
+    """Write the body from byte `have` on, at most `size_bytes`; give each position reached.
+
+    The last is one more than `size_bytes` if the body goes on.
+    """
+    started, limit_s = time.monotonic(), timeout_s + size_bytes / MIN_RATE_BPS
+    while have <= size_bytes and (data := _read(answer, min(CHUNK, size_bytes + 1 - have))):
+        file.write(data[: size_bytes - have])
+        have += len(data)
+        yield have
+        if time.monotonic() - started > limit_s:
+            raise AddressError(f"slower than {MIN_RATE_BPS} bytes a second", passing=True)
+
+
+def _open(url: str, *, have: int, timeout_s: float, if_range: str = "") -> Any:
     scheme = url.partition(":")[0]
     if scheme.lower() not in SCHEMES:
         raise AddressError(f"{scheme}: is not fetched, only http and https")
     headers = {"User-Agent": "headnode", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
+    if have and if_range:
+        headers["If-Range"] = if_range
     try:
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 (looked at above)
         return opener().open(request, timeout=timeout_s)
@@ -142,8 +162,10 @@ def _open(url: str, *, have: int, timeout_s: float) -> Any:
         ) from error
     except urllib.error.URLError as error:
         raise AddressError(str(error.reason), passing=isinstance(error.reason, OSError)) from error
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise AddressError(str(error) or type(error).__name__, passing=True) from error
+    except http.client.HTTPException as error:
+        raise AddressError("its answer is not HTTP", passing=True) from error
     except ValueError as error:
         raise AddressError(f"not an address: {error}") from error
 
@@ -162,7 +184,9 @@ def _resumed_at(answer: Any, have: int, size_bytes: int) -> int:
             why = f"it was asked to go on from byte {have} and did so from {start}"
             raise AddressError(why, spoilt=True)
     if total != size_bytes:
-        raise AddressError(f"it has {total} bytes and should have {size_bytes}")
+        page = answer.headers.get_content_type() == "text/html"
+        what = "a web page came in its place: it" if page else "it"
+        raise AddressError(f"{what} has {total} bytes and should have {size_bytes}")
     return start
 
 

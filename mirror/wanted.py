@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from headnode import gentoo
 from headnode.errors import MirrorError
+from mirror.layout import is_file_name
 
 STRONG = {"BLAKE2B": "blake2b", "SHA512": "sha512"}
 
@@ -50,7 +51,7 @@ def plan(repos: Mapping[str, Path], packages: Iterable[Package]) -> list[Wanted]
     for package in packages:
         for each in _wanted_by(package, repos[package.repo], mirrors):
             known = wanted.get(each.filename)
-            wanted[each.filename] = _merge(known, each) if known else each
+            wanted[each.filename] = merge(known, each) if known else each
     return [wanted[filename] for filename in sorted(wanted)]
 
 
@@ -60,6 +61,11 @@ def _wanted_by(
     cp, _ = gentoo.split_cpv(package.cpv)
     manifest = gentoo.manifest_digests(repo, cp)
     for source in gentoo.source_uris(repo, package.cpv, mirrors).values():
+        if not is_file_name(source.filename):
+            raise MirrorError(
+                f"{package.cpv} wants a distfile {source.filename!r}, which is not a file's name.",
+                remedy="Sync again; if it stays, it has to be put right upstream.",
+            )
         dist = manifest.get(source.filename)
         if dist is None or not dist.digests.keys() & STRONG.keys():
             raise MirrorError(
@@ -67,8 +73,6 @@ def _wanted_by(
                 f"{source.filename}, which {package.cpv} needs.",
                 remedy="Sync again; if it stays, it has to be put right upstream.",
             )
-        if PurePosixPath(source.filename).name != source.filename:
-            raise MirrorError(f"{package.cpv}: {source.filename!r} is not the name of a file.")
         yield Wanted(
             filename=source.filename,
             size_bytes=dist.size_bytes,
@@ -80,7 +84,7 @@ def _wanted_by(
         )
 
 
-def _merge(one: Wanted, other: Wanted) -> Wanted:
+def merge(one: Wanted, other: Wanted) -> Wanted:
     """Put together what two packages say about one file."""
     shared = one.digests.keys() & other.digests.keys()
     same = all(one.digests[kind] == other.digests[kind] for kind in shared)

@@ -22,6 +22,7 @@ from headnode.errors import MirrorError, PublishError
 from headnode.files import locked
 from mirror import distfiles, rsync_output, sets, tree
 from mirror.wanted import Package, plan
+from schedules import distfiles as site_distfiles
 from schedules.licences import licence_gates
 from schedules.observer import Observer
 from schedules.site import Site
@@ -29,13 +30,18 @@ from schedules.site import Site
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synced:
-    """What a sync came to: the snapshot set, which repositories moved, and the distfiles."""
+    """What a sync came to: the snapshot set, which repositories moved, and the distfiles.
+
+    `recycled` are no longer served, `not_mirrored` (scope `full`) nobody could be had from.
+    """
 
     snapshots: str
     changed: tuple[str, ...]
     fetched: tuple[str, ...]
     present: int
     by_hand: tuple[str, ...]
+    recycled: tuple[str, ...] = ()
+    not_mirrored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +87,21 @@ def sync_once(site: Site, *, now: datetime, watch: Observer) -> Synced:
         site.repos_of(snapshots), [Package(cpv=cpv, repo=repo) for cpv, repo in sorted(packages)]
     )
     got = distfiles.fetch(
-        site.state, wanted, site.cluster.mirror.distfiles, on_progress=_files_watcher(watch)
+        site.state,
+        wanted,
+        site.cluster.mirror.distfiles,
+        on_progress=site_distfiles.watcher("distfiles", watch),
     )
+    whole = site_distfiles.mirror_all_once(site, watch)
+    aside = site_distfiles.recycle_once(site, now=now)
     return Synced(
         snapshots=snapshots,
         changed=tuple(changed),
-        fetched=tuple(got.fetched),
-        present=len(got.present),
+        fetched=(*got.fetched, *(whole.fetched if whole else ())),
+        present=len(got.present) + len(got.recycled),
         by_hand=got.by_hand,
+        recycled=aside.drop,
+        not_mirrored=tuple(whole.failed) if whole else (),
     )
 
 
@@ -96,13 +109,6 @@ def _tree_watcher(name: str, watch: Observer) -> Callable[[rsync_output.Progress
     def show(at: rsync_output.Progress) -> None:
         total = at.size_bytes * 100 / at.percent if at.percent else 0
         watch.amount(name, at.size_bytes, total, "B")
-
-    return show
-
-
-def _files_watcher(watch: Observer) -> Callable[[distfiles.Progress], None]:
-    def show(at: distfiles.Progress) -> None:
-        watch.amount("distfiles", at.size_bytes, at.size_bytes_total, "B")
 
     return show
 
