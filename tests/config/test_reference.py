@@ -27,7 +27,12 @@ def test_every_option_that_is_not_set_by_default_has_an_example() -> None:
         for option in options.options_of(model, at)
         if options.default_of(option.field) is None
     }
-    assert unset == {"classes.<name>.world": ["blade.world"], "distcc.helpers": ["blade[01-58]"]}
+    assert unset == {
+        "classes.<name>.world": ["blade.world"],
+        "distcc.helpers": ["blade[01-58]"],
+        "mirror.repos.<name>.openpgp_key": ["/usr/share/openpgp-keys/gentoo-release.asc"],
+        "mirror.repos.<name>.path": ["/var/db/repos/site"],
+    }
 
 
 def test_a_row_has_name_type_limits_default_and_meaning() -> None:
@@ -36,8 +41,8 @@ def test_a_row_has_name_type_limits_default_and_meaning() -> None:
         "| `serve.http_port` | port, 1 to 65535 | `8080` | TCP port of the HTTP server. |" in rows
     )
     assert (
-        "| `mirror.repos.<name>.upstreams` | list of rsync:// addresses, 1 or more | must be given "
-        "| rsync:// addresses, tried in order. |"
+        "| `mirror.distfiles.parallel` | whole number, 1 or more | `4` "
+        "| Files fetched at once. |"
     ) in rows
     assert (
         "| `classes.<name>.package_mask` | list of lines | `[]` "
