@@ -24,6 +24,8 @@ patch:patch:sys-devel/patch
 file:file:sys-apps/file
 scanelf:pax-utils:app-misc/pax-utils
 wget:wget:net-misc/wget
+git:git:dev-vcs/git
+gpg:gpg:app-crypt/gnupg
 "
 
 say() { printf '%s\n' "$*" >&2; }

@@ -111,8 +111,7 @@ def _check_upstream(text: str) -> str:
         return _check_rsync(text)
     if not re.fullmatch(r"(git|git\+(https?|ssh|file|git))://\S*[^/\s]\S*", text):
         raise ValueError(
-            f"{text!r} is not rsync://host/module nor git+https://host/path "
-            "(git+ssh, git+file too)"
+            f"{text!r} is not rsync://host/module nor git+https://host/path (git+ssh, git+file too)"
         )
     return text
 
@@ -149,9 +148,7 @@ Setting = Annotated[Value, AfterValidator(_check_flags)]
 Place = Annotated[Path, AfterValidator(_from_folder), Kind("path", "paths")]
 Count = Annotated[int, Field(strict=True)]  # strict: "8080" and true are no numbers
 Port = Annotated[Count, Field(ge=1, le=65535), Kind("port", "ports")]
-Hours = Annotated[
-    float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("hours", "hours")
-]
+Hours = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("hours", "hours")]
 Seconds = Annotated[
     float, Field(gt=0, strict=True, allow_inf_nan=False), Kind("seconds", "seconds")
 ]

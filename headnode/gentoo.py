@@ -203,3 +203,79 @@ def _expand(uri: str, mirrors: Mapping[str, tuple[str, ...]]) -> Iterable[str]:
             yield f"{base.rstrip('/')}/{path}"
     elif apart:
         yield uri
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """What Portage reads of a repository.
+
+    `profiles` are those of profiles.desc; `unknown_eapis` has the folders whose eapi file names one
+    that this Portage does not know; `lost_parents` the parent files with a path that is not there.
+    """
+
+    name: str
+    portage: str
+    masters: tuple[str, ...]
+    profiles: tuple[str, ...]
+    unknown_eapis: Mapping[str, str]
+    lost_parents: tuple[str, ...]
+
+
+def read_repo(path: Path, name: str) -> Repository:
+    """Read the repository in `path` with Portage's own reader; all paths come relative to it.
+
+    Source: PMS, "Profiles"; portage.repository.config.RepoConfig.
+    """
+    import portage
+    from portage.repository.config import RepoConfig
+
+    found = RepoConfig(name, {"location": str(path)})
+    profiles = path / "profiles"
+    return Repository(
+        name=str(found.name),
+        portage=str(portage.VERSION),
+        masters=tuple(str(each) for each in found.masters or ()),
+        profiles=tuple(_described(profiles / "profiles.desc")),
+        unknown_eapis={
+            str(each.parent.relative_to(path)): eapi
+            for each in sorted(profiles.rglob("eapi"))
+            if not portage.eapi_is_supported(eapi := each.read_text(errors="replace").strip())
+        },
+        lost_parents=tuple(
+            str(each.relative_to(path))
+            for each in sorted(profiles.rglob("parent"))
+            if not all((each.parent / line).is_dir() for line in _lines(each) if ":" not in line)
+        ),
+    )
+
+
+def categories(trees: Iterable[Path]) -> set[str]:
+    """The categories that profiles/categories of each of `trees` names. Source: PMS."""
+    return {line for tree in trees for line in _lines(tree / "profiles" / "categories")}
+
+
+def knows_eapi(ebuild: Path) -> bool:
+    """Whether this Portage knows the EAPI that an ebuild says it is of. Source: PMS, "EAPI"."""
+    import portage
+
+    with ebuild.open(errors="replace") as file:
+        eapi, _ = portage._parse_eapi_ebuild_head(file)
+    return bool(portage.eapi_is_supported(eapi or "0"))
+
+
+def _described(desc: Path) -> Iterable[str]:
+    """The profiles that profiles.desc names: `arch path status`."""
+    for line in _lines(desc):
+        words = line.split()
+        if len(words) > 1:
+            yield words[1]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a configuration file, without comments."""
+    if not path.is_file():
+        return []
+    lines = (
+        line.partition("#")[0].strip() for line in path.read_text(errors="replace").splitlines()
+    )
+    return [line for line in lines if line]

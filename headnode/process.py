@@ -204,6 +204,8 @@ def missing_tool(*tools: str) -> EnvironmentLacksError:
 
 
 PACKAGES = {
+    "git": "git (Debian), dev-vcs/git (Gentoo)",
+    "gpg": "gpg (Debian), app-crypt/gnupg (Gentoo)",
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",
     "mount": "mount (Debian), sys-apps/util-linux (Gentoo)",
     "nsenter": "util-linux (Debian), sys-apps/util-linux (Gentoo)",

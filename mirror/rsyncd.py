@@ -18,7 +18,7 @@ from pathlib import Path
 
 from config.model import Cluster
 from headnode.errors import MirrorError
-from mirror.tree import Folder
+from mirror.snapshots import Folder
 
 MAIN_MODULE = "gentoo-portage"
 TIMEOUT_S = 300

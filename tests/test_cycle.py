@@ -4,6 +4,7 @@ The tests tell one story, in their order, in one lab.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump, read_assembled
+from mirror.upstream.metadata import stamp
 from mirror.upstream.packages import Step
 
 pytestmark = pytest.mark.lab
@@ -255,6 +257,7 @@ def test_a_half_there_upstream_changes_nothing(running: Rehearsal) -> None:
     tree = running.upstream / "tree"
     current = (running.lab.folder / "state/mirror/repos/gentoo/current").readlink()
     (tree / "profiles").rename(tree.parent / "profiles.away")
+    stamp(tree, time.time())
     try:
         done = running.headnode("mirror", "sync", check=False)
     finally:

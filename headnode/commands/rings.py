@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from binhost.publish import Published
-from headnode.commands.context import Settings, chosen_class, class_option, json_option, now
+from headnode.commands.context import (
+    Settings,
+    chosen_class,
+    class_option,
+    json_option,
+    now,
+    warn_if_stale,
+)
 from headnode.console import say, show_json
 from schedules.cycle import promote_once, publish_once
 
@@ -25,6 +32,7 @@ def publish(
     """
     site = settings.site()
     done = publish_once(site, chosen_class(site, class_name), ring, why=why, now=now())
+    warn_if_stale(site)
     _show(done, as_json)
 
 

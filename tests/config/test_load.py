@@ -225,13 +225,11 @@ def test_a_bad_ring_is_refused(refused: Refused, ring: str, message: str) -> Non
         ),
         (
             "[mirror.repos.gentoo]\nstall_s = 3",
-            "cluster.toml:1: mirror.repos.gentoo.upstreams: "
-            "needs at least one address, or `path`.",
+            "cluster.toml:1: mirror.repos.gentoo.upstreams: needs at least one address, or `path`.",
         ),
         (
             "[mirror.repos.gentoo]\nupstreams = []",
-            "cluster.toml:2: mirror.repos.gentoo.upstreams: "
-            "needs at least one address, or `path`.",
+            "cluster.toml:2: mirror.repos.gentoo.upstreams: needs at least one address, or `path`.",
         ),
         (
             "[mirror.repos.gentoo]\nupstreams = [\n'https://a/b']",

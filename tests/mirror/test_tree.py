@@ -168,7 +168,7 @@ def test_a_half_upstream_is_refused_and_current_stays(
         sync(state, url, now=EVENING)
     assert str(caught.value) == (
         "No upstream of lab could be synced; the tree of 20261122T120000Z is still served.\n"
-        f"  {url}: it does not hold the repository: {why}\n"
+        f"  {url}: {why}\n"
         " Try again later, or name another upstream in cluster.toml ([mirror.repos])."
     )
     assert current_snapshot(state, "lab") == Snapshot(repo="lab", stamp=old.stamp, path=old.path)
