@@ -51,6 +51,7 @@ def test_argv_is_complete_and_never_in_place(tmp_path: Path) -> None:
         Path("/state/staging"),
         link_dest=tmp_path,
         stall_s=120,
+        bwlimit_kib=500,
         exclude=("/local",),
     )
     assert argv == [
@@ -72,6 +73,8 @@ def test_argv_is_complete_and_never_in_place(tmp_path: Path) -> None:
         "--out-format=%i %n",
         "--timeout=120",
         "--contimeout=30",
+        "--sockopts=TCP_NODELAY",
+        "--bwlimit=500",
         f"--link-dest={tmp_path}",
         "--exclude=/local",
         "rsync://host/module/",
