@@ -22,6 +22,7 @@ from mirror.guard import TreeError
 
 VERIFY_S = 1800.0
 SIGNED = "-----BEGIN PGP SIGNED MESSAGE-----"
+WIDE = {"COLUMNS": "1000"}  # gemato wraps what it says, paths and digests too
 NEW_KEY = "if the signer has a new key, put it into that file"
 
 
@@ -49,7 +50,7 @@ def verify_tree(tree: Path, key: Path | None) -> None:
         _require_signed(manifest, key)
     elif not manifest.is_file():
         return
-    done = run(build_argv(tree, key), timeout_s=VERIFY_S, check=False)
+    done = run(build_argv(tree, key), timeout_s=VERIFY_S, check=False, env=WIDE)
     if done.code:
         raise explain(done, key)
 
@@ -61,7 +62,7 @@ def verify_signature(manifest: Path, key: Path) -> None:
         TreeError, EnvironmentLacksError: as `verify_tree`.
     """
     _require_signed(manifest, key)
-    done = run(build_signature_argv(manifest, key), timeout_s=VERIFY_S, check=False)
+    done = run(build_signature_argv(manifest, key), timeout_s=VERIFY_S, check=False, env=WIDE)
     if done.code:
         raise explain(done, key)
 

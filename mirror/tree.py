@@ -292,6 +292,9 @@ def _others(state: Path, name: str) -> dict[str, Path]:
 
 
 def _on_one_line(error: rsync.UpstreamError) -> str:
-    """Why, and the first of rsync's own words, which name the file or the address."""
-    said = error.tail.splitlines()
+    """Why, and the first of rsync's own words, which name the file or the address.
+
+    None where it was ended here: then it only says that it was.
+    """
+    said = error.tail.splitlines() if error.code is not None else []
     return f"{error.why}: {said[0]}" if said else error.why
