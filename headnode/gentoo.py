@@ -209,8 +209,9 @@ def _expand(uri: str, mirrors: Mapping[str, tuple[str, ...]]) -> Iterable[str]:
 class Repository:
     """What Portage reads of a repository.
 
-    `profiles` are those of profiles.desc; `unknown_eapis` has the folders whose eapi file names one
-    that this Portage does not know; `lost_parents` the parent files with a path that is not there.
+    `profiles` are the stable ones of profiles.desc. Of those and what they inherit, `unknown_eapis`
+    has the folders whose eapi file names one that this Portage does not know, and `lost_parents`
+    the parent files with a path that is not there.
     """
 
     name: str
@@ -229,24 +230,53 @@ def read_repo(path: Path, name: str) -> Repository:
     import portage
     from portage.repository.config import RepoConfig
 
+    path = path.resolve()
     found = RepoConfig(name, {"location": str(path)})
     profiles = path / "profiles"
+    stable = tuple(_stable(profiles / "profiles.desc"))
+    folders = _with_parents(profiles, stable)
+    eapis = {each: _lines(each / "eapi") for each in folders}
     return Repository(
         name=str(found.name),
         portage=str(portage.VERSION),
         masters=tuple(str(each) for each in found.masters or ()),
-        profiles=tuple(_described(profiles / "profiles.desc")),
+        profiles=stable,
         unknown_eapis={
-            str(each.parent.relative_to(path)): eapi
-            for each in sorted(profiles.rglob("eapi"))
-            if not portage.eapi_is_supported(eapi := each.read_text(errors="replace").strip())
+            str(each.relative_to(path)): said[0]
+            for each, said in eapis.items()
+            if said and not portage.eapi_is_supported(said[0])
         },
         lost_parents=tuple(
-            str(each.relative_to(path))
-            for each in sorted(profiles.rglob("parent"))
-            if not all((each.parent / line).is_dir() for line in _lines(each) if ":" not in line)
+            str((each / "parent").relative_to(path))
+            for each in folders
+            if not all(parent.is_dir() for parent in _parents(each))
         ),
     )
+
+
+def _stable(desc: Path) -> Iterable[str]:
+    """The stable profiles that profiles.desc names: `arch path status`."""
+    for line in _lines(desc):
+        words = line.split()
+        if len(words) > 2 and words[2] == "stable":
+            yield words[1]
+
+
+def _with_parents(profiles: Path, named: Iterable[str]) -> list[Path]:
+    """The folder profiles/ itself, and those named in it with all that they inherit, sorted."""
+    found: set[Path] = set()
+    ahead = [profiles.resolve(), *((profiles / each).resolve() for each in named)]
+    while ahead:
+        folder = ahead.pop()
+        if folder not in found and folder.is_dir():
+            found.add(folder)
+            ahead += _parents(folder)
+    return sorted(found)
+
+
+def _parents(profile: Path) -> list[Path]:
+    """The folders that a profile inherits from, but for those of other repositories (`repo:`)."""
+    return [(profile / line).resolve() for line in _lines(profile / "parent") if ":" not in line]
 
 
 def categories(trees: Iterable[Path]) -> set[str]:
@@ -261,14 +291,6 @@ def knows_eapi(ebuild: Path) -> bool:
     with ebuild.open(errors="replace") as file:
         eapi, _ = portage._parse_eapi_ebuild_head(file)
     return bool(portage.eapi_is_supported(eapi or "0"))
-
-
-def _described(desc: Path) -> Iterable[str]:
-    """The profiles that profiles.desc names: `arch path status`."""
-    for line in _lines(desc):
-        words = line.split()
-        if len(words) > 1:
-            yield words[1]
 
 
 def _lines(path: Path) -> list[str]:

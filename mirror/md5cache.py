@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from headnode import gentoo
@@ -66,21 +66,23 @@ def carry_over(before: Path, tree: Path) -> None:
             os.link(entry, target)
 
 
-def make(tree: Path, name: str, others: Mapping[str, Path], *, root: Path, store: Path) -> None:
+def make(tree: Path, name: str, others: Mapping[str, Path], *, root: Path, state: Path) -> None:
     """Make the cache entries that `tree` lacks, with the Portage of a node over `root`.
 
-    `others` are the trees that it may inherit eclasses from, `store` is a folder for the node.
+    `others` are the trees that it may inherit eclasses from; the node's own folder is below
+    `state`, of which it sees nothing else.
 
     Raises:
         TreeError: an ebuild cannot be read; in egencache's words.
         NodeError, EnvironmentLacksError: the node does not come up.
     """
-    spec = _spec(tree, name, others, root=root, store=store)
+    spec = _spec(tree, name, others, root=root, state=state.resolve())
+    conf = repos_conf(name, others, gentoo.read_repo(tree, name).masters)
     try:
         (tree / CACHE).mkdir(parents=True, exist_ok=True)
-        said = _egencache(spec, name, others)
+        said = _egencache(spec, name, conf)
     finally:
-        remove_tree(store)
+        remove_tree(spec.store)
     for path in (tree / CACHE, *(tree / CACHE).rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     if left := lacking(tree, others.values()):
@@ -90,7 +92,7 @@ def make(tree: Path, name: str, others: Mapping[str, Path], *, root: Path, store
 
 
 def _spec(
-    tree: Path, name: str, others: Mapping[str, Path], *, root: Path, store: Path
+    tree: Path, name: str, others: Mapping[str, Path], *, root: Path, state: Path
 ) -> NodeSpec:
     trees = [
         Bind(source=path.resolve(), target=PurePosixPath(REPOS) / other)
@@ -99,17 +101,18 @@ def _spec(
     own = Bind(source=tree.resolve(), target=PurePosixPath(REPOS) / name, writable=True)
     return NodeSpec(
         name="egencache",
-        store=store.resolve(),
+        store=state / "mirror" / "egencache" / name,
         lower=root,
         binds=(*environment_binds(root=root), *trees, own),
+        hidden=(state,),
         throwaway=True,
     )
 
 
-def _egencache(spec: NodeSpec, name: str, others: Mapping[str, Path]) -> str:
+def _egencache(spec: NodeSpec, name: str, conf: str) -> str:
     """Run it in the node; give its last words. It exits 0 where an ebuild does not parse."""
     empty_in_upper(spec, "/etc/portage")
-    write_upper(spec, {"/etc/portage/repos.conf/headnode.conf": repos_conf(name, list(others))})
+    write_upper(spec, {"/etc/portage/repos.conf/headnode.conf": conf})
     provide_emerge(spec)
     node = start(spec)
     try:
@@ -135,9 +138,10 @@ def said_of_ebuilds(said: str) -> str:
     return "; ".join([each for each in words if each][:SHOWN_LINES]) or "it gave no reason"
 
 
-def repos_conf(name: str, others: list[str]) -> str:
+def repos_conf(name: str, others: Collection[str], masters: Sequence[str]) -> str:
     """A repos.conf with the tree and those that it may inherit from. Source: portage(5)."""
-    main = "gentoo" if "gentoo" in others else (others[0] if others else name)
+    known = [master for master in ("gentoo", *masters) if master in {name, *others}]
+    main = known[0] if known else name
     sections = [
         f"[{each}]\nlocation = {REPOS}/{each}\nauto-sync = no\n" for each in (*others, name)
     ]

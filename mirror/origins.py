@@ -43,13 +43,18 @@ class Sync:
 
     name: str
     repo: Repo
-    folder: Folder
+    state: Path
     before: Status
     waived: Collection[Waiver]
     others: Mapping[str, Path]
     root: Path
     on_progress: OnProgress
     left_s: Callable[[], float]
+
+    @property
+    def folder(self) -> Folder:
+        """Where its trees lie."""
+        return Folder.of(self.state, self.name)
 
     @property
     def newest(self) -> Path | None:
@@ -190,8 +195,7 @@ def _complete_cache(sync: Sync, staging: Path) -> bool:
             f"its {md5cache.CACHE} lacks {len(lacking)} ebuilds, such as {lacking[0]}", passing=True
         )
     log.info("%s: making the metadata of %d ebuilds", sync.name, len(lacking))
-    store = sync.folder.path / "egencache"
-    md5cache.make(staging, sync.name, sync.others, root=sync.root, store=store)
+    md5cache.make(staging, sync.name, sync.others, root=sync.root, state=sync.state)
     return True
 
 

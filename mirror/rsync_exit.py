@@ -105,9 +105,10 @@ class UpstreamError(MirrorError):
     @property
     def lasting(self) -> bool:
         """Whether the same upstream would say the same a minute later."""
-        return UNKNOWN_MODULE in self.tail
+        return UNKNOWN_MODULE in self.tail or self.code in LASTING
 
 
+LASTING = frozenset({RsyncExit.PROTOCOL, RsyncExit.UNSUPPORTED, RsyncExit.DAEMON_LOG})
 UNKNOWN_MODULE = "Unknown module"
 REMEDIES = {
     Verdict.RETRY: "Try again later, or name another upstream in cluster.toml ([mirror.repos]).",

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config.model import Cluster, Repo
 from headnode.files import write_atomic
+from headnode.node import start_time
 from mirror.heads import Head
 from mirror.snapshots import current_snapshot
 
@@ -70,13 +71,18 @@ class Status(Record):
 
 
 class Running(Record):
-    """How far a sync is: bytes, percent, bytes a second, seconds to go."""
+    """How far a sync is: bytes, percent, bytes a second, seconds to go.
+
+    `pid` and `started` (see `headnode.node`) are its process, which may have been killed since.
+    """
 
     upstream: str
     size_bytes: int
     percent: int
     rate_bps: float
     eta_s: int
+    pid: int
+    started: int
 
 
 class Report(Record):
@@ -140,7 +146,8 @@ def _write(path: Path, record: Record) -> None:
 def read_progress(state: Path, name: str) -> Running | None:
     """How far the running sync of a repository is; None if none is, or none says so."""
     with contextlib.suppress(OSError, ValidationError):
-        return Running.model_validate_json(progress_path(state, name).read_bytes())
+        found = Running.model_validate_json(progress_path(state, name).read_bytes())
+        return found if start_time(found.pid) == found.started else None
     return None
 
 

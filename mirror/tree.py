@@ -11,6 +11,7 @@ would save the one file that was cut, and those of a tree are a few kilobytes.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Collection
@@ -18,8 +19,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from config.model import Repo
-from headnode.errors import MirrorError
+from headnode.errors import HeadnodeError, MirrorError
 from headnode.files import locked, remove_tree
+from headnode.node import start_time
 from mirror import rsync, status
 from mirror.disk import writing_to
 from mirror.git import Clone
@@ -80,7 +82,7 @@ def sync_repo(
                 if got.changed:
                     put_in_front(folder, next_stamp(now, folder.stamps()))
                 _settle(folder, upstream, got)
-            except MirrorError as error:
+            except HeadnodeError as error:
                 attempt.record(failed=error.what.partition("\n")[0])
                 raise
             finally:
@@ -156,7 +158,7 @@ class Attempt:
         self.sync = Sync(
             name=name,
             repo=repo,
-            folder=Folder.of(state, name),
+            state=state,
             before=self.before,
             waived=waived,
             others=_others(state, name),
@@ -240,6 +242,8 @@ class Attempt:
             percent=at.percent,
             rate_bps=at.rate_bps,
             eta_s=at.eta_s,
+            pid=os.getpid(),
+            started=start_time(os.getpid()) or 0,
         )
         status.write_progress(self.state, self.name, running)
 

@@ -206,6 +206,24 @@ def test_a_library_s_new_sub_slot_rebuilds_what_links_to_it_and_no_more(
         assert "not found" not in on(running, blade, "sh", "-c", "ldd $(command -v bladeinfo)")
 
 
+def test_blades_are_served_the_tree_they_were_built_from_while_the_mirror_is_newer(
+    running: Rehearsal,
+) -> None:
+    chk = "metadata/timestamp.chk"
+    built_from = running.lab.folder / f"state/binhost/blade/rings/canary/current/repos/gentoo/{chk}"
+    before = built_from.read_text()
+    bump(running.upstream, "app-misc/bladecount")
+    assert ask(running, "mirror", "sync")["changed"] == ["gentoo"]
+    ask(running, "build")
+    on(running, "blade01", "emerge", "--sync", "--quiet")
+    assert on(running, "blade01", "cat", f"/var/db/repos/gentoo/{chk}") == before.strip()
+    newest = (running.lab.folder / f"state/mirror/repos/gentoo/current/{chk}").read_text()
+    assert newest != before
+    module = f"rsync://headnode:8730/gentoo-portage/{chk}"
+    on(running, "blade01", "rsync", module, "/tmp/newest.chk")
+    assert on(running, "blade01", "cat", "/tmp/newest.chk") == newest.strip()
+
+
 def test_a_blade_that_is_off_is_told_apart_and_the_others_go_on(running: Rehearsal) -> None:
     running.lab.node("blade03").stop()
     bump(running.upstream, "app-misc/bladecount")

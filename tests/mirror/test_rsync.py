@@ -116,6 +116,19 @@ def test_code_5_is_told_apart_by_what_rsync_said() -> None:
     assert explain("u", Path("t"), 99, "", "").why == "rsync ended with code 99"
 
 
+@pytest.mark.parametrize(
+    ("code", "tail", "lasting"),
+    [
+        (5, "@ERROR: max connections (1) reached -- try again later", False),
+        (5, "@ERROR: Unknown module 'nope'", True),
+        *((code, "", False) for code in (10, 12, 23, 30, 35)),
+        *((code, "", True) for code in (2, 4, 6)),
+    ],
+)
+def test_what_a_pause_cannot_cure_is_not_tried_again(code: int, tail: str, lasting: bool) -> None:
+    assert explain("u", Path("t"), code, "", tail).lasting is lasting
+
+
 def test_a_tree_arrives_with_its_figures_and_its_progress(
     start_rsyncd: Start, source: Path, tmp_path: Path
 ) -> None:

@@ -422,13 +422,13 @@ def test_a_stamp_over_unchanged_content_has_to_be_signed_too(mirrored: Any, sign
         ),
         (
             "profiles/profiles.desc",
-            "amd64 lab/amd64 stable\n",
+            "amd64 lab/amd64 stable\nriscv gone exp\n",
             "profiles/profiles.desc names lab/amd64, and that is not there",
         ),
         (
-            "profiles/base/parent",
+            "profiles/amd64/parent",
             "../nowhere\n",
-            "profiles/base/parent names a profile that is not there",
+            "profiles/amd64/parent names a profile that is not there",
         ),
     ],
 )
@@ -437,6 +437,8 @@ def test_a_repository_that_portage_cannot_read_is_refused(
 ) -> None:
     import portage
 
+    mirrored.put("profiles/profiles.desc", "amd64 amd64 stable\n")
+    mirrored.put("profiles/amd64/eapi", "8\n")
     mirrored.sync()
     mirrored.put(name, content)
     mirrored.stamp(NOON + DAY)

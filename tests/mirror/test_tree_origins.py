@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from config.model import Cluster, Repo
 from headnode.errors import MirrorError
+from headnode.node import start_time
 from mirror.git import Clone, address, reason
 from mirror.guard import Waiver
+from mirror.md5cache import repos_conf
 from mirror.snapshots import Folder
-from mirror.status import read_progress, read_status, report
-from mirror.tree import prune_repo
+from mirror.status import Running, read_progress, read_status, report, write_progress
+from mirror.tree import prune_repo, sync_repo
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -205,6 +208,51 @@ def test_one_s_own_folder_is_a_repository_like_the_others(mirrored: Any, tmp_pat
     assert mirrored.refused(path=own) == mirrored.said(f"the folder {own} (path) is not there", own)
 
 
+@needs_root
+def test_an_ebuild_that_is_read_sees_nothing_of_the_headnode_s_state(
+    mirrored: Any, git: Git
+) -> None:
+    secret = mirrored.state / "keys/secret"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("secret\n")
+    text = f'EAPI=8\nDESCRIPTION="read: $(<{secret})"\nSLOT=0\n'
+    mirrored.put("app-misc/hello/hello-2.ebuild", text)
+    git.commit()
+    made = mirrored.sync(git.url)
+    assert "secret" not in (made.path / "metadata/md5-cache/app-misc/hello-2").read_text()
+    assert not list((mirrored.state / "mirror/egencache").iterdir())
+
+
+@needs_root
+def test_the_metadata_of_an_overlay_is_made_with_its_master_s_eclasses(
+    mirrored: Any, tmp_path: Path
+) -> None:
+    mirrored.put("eclass/shared.eclass", 'DESCRIPTION="shared"\nSLOT=0\n')
+    mirrored.sync()
+    own = tmp_path / "own"
+    mirrored.put("profiles/repo_name", "own\n", tree=own)
+    mirrored.put("metadata/layout.conf", "masters = lab\n", tree=own)
+    mirrored.put("app-misc/mine/mine-1.ebuild", "EAPI=8\ninherit shared\n", tree=own)
+    made = sync_repo(mirrored.state, "own", Repo.model_validate({"path": str(own)}), now=NOON)
+    entry = (made.path / "metadata/md5-cache/app-misc/mine-1").read_text()
+    assert "DESCRIPTION=shared" in entry.splitlines()
+
+
+def test_the_main_repository_of_the_node_is_gentoo_or_the_first_master() -> None:
+    def main(name: str, others: list[str], masters: list[str]) -> str:
+        return repos_conf(name, others, masters).splitlines()[1].removeprefix("main-repo = ")
+
+    assert main("own", ["gentoo", "guru"], ["guru"]) == "gentoo"
+    assert main("gentoo", ["guru"], []) == "gentoo"
+    assert main("own", ["lab", "other"], ["lab"]) == "lab"
+    assert main("own", ["other"], []) == "own"
+    assert repos_conf("own", ["lab"], ["lab"]) == (
+        "[DEFAULT]\nmain-repo = lab\n\n"
+        "[lab]\nlocation = /var/db/repos/lab\nauto-sync = no\n\n"
+        "[own]\nlocation = /var/db/repos/own\nauto-sync = no\n"
+    )
+
+
 def test_a_tree_that_was_only_stamped_anew_makes_no_snapshot_and_is_as_fresh(
     mirrored: Any,
 ) -> None:
@@ -248,8 +296,6 @@ def test_an_equal_stamp_or_equal_manifest_entries_ask_for_two_small_files_only(
 
 
 def test_status_tells_age_size_and_each_upstream(mirrored: Any, closed_port: str) -> None:
-    from config.model import Cluster
-
     down = f"rsync://{closed_port}/lab"
     made = mirrored.sync(down, mirrored.url)
     cluster = Cluster.model_validate(
@@ -270,9 +316,6 @@ def test_status_tells_age_size_and_each_upstream(mirrored: Any, closed_port: str
 
 
 def test_progress_is_kept_while_a_sync_runs_and_gone_after_it(mirrored: Any) -> None:
-    from config.model import Repo
-    from mirror.tree import sync_repo
-
     (mirrored.tree / "large").write_bytes(os.urandom(1 << 20))
     seen = []
     sync_repo(
@@ -285,6 +328,15 @@ def test_progress_is_kept_while_a_sync_runs_and_gone_after_it(mirrored: Any) -> 
     told = [each for each in seen if each]
     assert told[-1].upstream == mirrored.url
     assert 0 <= told[-1].percent <= 100
+    assert read_progress(mirrored.state, "lab") is None
+
+
+def test_the_progress_of_a_sync_that_was_killed_is_not_shown(mirrored: Any) -> None:
+    at = {"upstream": "u", "size_bytes": 1, "percent": 2, "rate_bps": 3.0, "eta_s": 4}
+    running = Running(**at, pid=os.getpid(), started=start_time(os.getpid()) or 0)
+    write_progress(mirrored.state, "lab", running)
+    assert read_progress(mirrored.state, "lab") == running
+    write_progress(mirrored.state, "lab", running.model_copy(update={"started": 1}))
     assert read_progress(mirrored.state, "lab") is None
 
 
