@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from headnode.errors import MirrorError
 from headnode.files import write_atomic
 from mirror.snapshots import Folder
+
+log = logging.getLogger(__name__)
 
 ID_DIGITS = 16
 
@@ -86,7 +89,11 @@ def stamps_of(state: Path, name: str, identities: Collection[str]) -> set[str]:
 def drop_broken(state: Path) -> None:
     """Remove the sets that name a snapshot which is not there any more."""
     for path in sorted((state / "mirror" / "sets").glob("*.json")):
-        named = read_set(state, path.stem)
+        try:
+            named = read_set(state, path.stem)
+        except MirrorError as error:
+            log.warning("%s", error)
+            continue
         if not all((Folder.of(state, repo).snapshots / named[repo]).is_dir() for repo in named):
             path.unlink()
 

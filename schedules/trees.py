@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Collection
@@ -10,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from config.model import Repo
-from headnode.errors import MirrorError
+from headnode.errors import BusyError, MirrorError
 from mirror import rsync_output, sets, status, tree
 from mirror.guard import Waiver
 from schedules.observer import Observer
@@ -118,7 +119,8 @@ def prune_trees(site: Site) -> None:
         return
     for name in site.cluster.mirror.repos:
         used = sets.stamps_of(site.state, name, sets_in_use)
-        tree.prune_repo(site.state, name, used, site.cluster.mirror.keep_snapshots)
+        with contextlib.suppress(BusyError):  # then the sync that is under way does it
+            tree.prune_repo(site.state, name, used, site.cluster.mirror.keep_snapshots)
     sets.drop_broken(site.state)
 
 

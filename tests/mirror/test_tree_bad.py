@@ -29,6 +29,15 @@ Start = Callable[..., Any]
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
+# rsync's own words lie between: at which file the disk was full.
+FULL = (
+    r"Syncing from {url} failed: the disk of {state}/mirror/repos/lab/(staging|head) is full\."
+    r"(\n  .*)*\n"
+    r" Free some space, then run the sync again: it carries on where it stopped\."
+    r"|{state}/mirror/repos/lab cannot be written to: its disk is full\. "
+    r"What was served before still is\. "
+    r"Free some space, then run this again: it carries on where it stopped\."
+)
 WAIVE = "`headnode mirror sync --waive {}` takes it all the same"
 
 
@@ -476,8 +485,7 @@ def test_a_disk_that_fills_up_at_any_point_leaves_the_old_tree_or_the_new(
             ends.add(made.changed)
         except MirrorError as error:
             assert mirrored.served() == old
-            assert "is full" in str(error) or "cannot be written to" in str(error)
-            assert str(error).endswith(" it carries on where it stopped.")
+            assert re.fullmatch(FULL.format(url=mirrored.url, state=mirrored.state), str(error))
             ends.add("full")
         ballast.unlink()
         shutil.rmtree(Folder.of(mirrored.state, "lab").staging, ignore_errors=True)

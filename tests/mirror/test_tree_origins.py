@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -210,8 +211,10 @@ def test_one_s_own_folder_is_a_repository_like_the_others(mirrored: Any, tmp_pat
 
 @needs_root
 def test_an_ebuild_that_is_read_sees_nothing_of_the_headnode_s_state(
-    mirrored: Any, git: Git
+    mirrored: Any, git: Git, request: pytest.FixtureRequest
 ) -> None:
+    mirrored.state = Path(tempfile.mkdtemp(dir="/var/tmp"))  # nodes have a /tmp of their own
+    request.addfinalizer(lambda: shutil.rmtree(mirrored.state))
     secret = mirrored.state / "keys/secret"
     secret.parent.mkdir(parents=True)
     secret.write_text("secret\n")
