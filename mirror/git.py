@@ -9,7 +9,7 @@ The first fetch takes one commit; later ones take what came since, so that it ca
 the new commit descends from the one that is served (`refs/headnode/served`). A checkout rewrites
 only the files that changed, so that the others stay hard links from snapshot to snapshot.
 
-Refused: a prompt for a password, hooks, the machine's own git configuration.
+Refused: a prompt for a password, hooks.
 
 Source: git-fetch(1), gitrepository-layout(5), git-config(1).
 """
@@ -28,11 +28,9 @@ from mirror.guard import TreeError
 SERVED = "refs/headnode/served"
 FETCHED = "refs/headnode/fetched"
 LOCAL_S = 600.0
-CLEAN = {
+UNATTENDED = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "true",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oServerAliveInterval=15 -oServerAliveCountMax=4",
 }
 
@@ -126,7 +124,7 @@ class Clone:
             ["git", *where, *settings, *words],
             timeout_s=timeout_s,
             check=check,
-            env=CLEAN,
+            env=UNATTENDED,
             cwd=None if not within else self.store,
             remedy=f"If it stays, remove {self.store}: the next sync clones anew.",
         )

@@ -118,7 +118,8 @@ def _from_source(sync: Sync, source: str) -> Got:
     tidings, offered = News.MAYBE, Head()
     if sync.newest:
         tidings, offered = _ask(sync, source, sync.newest)
-        if tidings in (News.NONE, News.STAMP):
+        # Nobody stamps a folder or a commit anew: there the files are always compared.
+        if "://" in source and tidings in (News.NONE, News.STAMP):
             return _unchanged(sync, offered)
         dry = _rsync(sync, source, sync.newest, dry_run=True)
         changes = [*dry.altered, *dry.deleted]

@@ -78,16 +78,18 @@ def sync_repo(
             recover(folder)
             attempt = Attempt(state, name, repo, now, waived, root, on_progress, clock)
             try:
-                upstream, got = attempt.first_that_serves(sleep, uniform)
-                if got.changed:
-                    put_in_front(folder, next_stamp(now, folder.stamps()))
-                _settle(folder, upstream, got)
+                with writing_to(folder.path):
+                    upstream, got = attempt.first_that_serves(sleep, uniform)
+                    if got.changed:
+                        attempt.remember_cache(got)
+                        put_in_front(folder, next_stamp(now, folder.stamps()))
+                    _settle(folder, got)
             except HeadnodeError as error:
                 attempt.record(failed=error.what.partition("\n")[0])
                 raise
             finally:
                 status.write_progress(state, name, None)
-            attempt.record(upstream=upstream, got=got)
+            attempt.record(got=got)
     newest = folder.newest()
     assert newest is not None  # noqa: S101 (without one, every transfer is a change)
     log.info("%s: %s %s from %s", name, "new" if got.changed else "still", newest.name, upstream)
@@ -121,7 +123,7 @@ def prune_repo(state: Path, name: str, in_use: Collection[str], keep: int) -> li
         return prune(folder, in_use, keep)
 
 
-def _settle(folder: Folder, upstream: str, got: Got) -> None:
+def _settle(folder: Folder, got: Got) -> None:
     """Clear what the sync worked with, and remember the commit that is in front."""
     remove_tree(folder.staging)
     remove_tree(folder.head)
@@ -256,7 +258,16 @@ class Attempt:
             f"No upstream of {self.name} could be synced; {kept}.{each}\n", remedy=REMEDY
         )
 
-    def record(self, *, upstream: str = "", got: Got | None = None, failed: str = "") -> None:
+    def remember_cache(self, got: Got) -> None:
+        """Say whose the metadata cache is before a tree with it is in front.
+
+        The other way round, a run killed in between would have the next one miss upstream's cache,
+        and take each entry of ours for a file that is gone.
+        """
+        self.before = self.before.model_copy(update={"own_cache": got.own_cache})
+        status.write_status(self.state, self.before)
+
+    def record(self, *, got: Got | None = None, failed: str = "") -> None:
         """Keep what became of the sync."""
         changes: dict[str, object] = {
             "last_try": self.now,
@@ -276,8 +287,6 @@ class Attempt:
             "seen_manifest": got.head.manifest,
             "received_bytes": got.stats.received_bytes if got.stats else 0,
         }
-        if got.changed:
-            learnt["own_cache"] = got.own_cache
         if got.stats:
             learnt |= {"files": got.stats.files, "size_bytes": got.stats.total_bytes}
         if got.commit:

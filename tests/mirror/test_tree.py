@@ -61,7 +61,8 @@ def put(tree: Path, name: str, content: str) -> None:
 
 
 def sync(state: Path, *urls: str, now: datetime = NOON, stall_s: float = 10) -> Snapshot:
-    return sync_repo(state, "lab", Repo(upstreams=urls, stall_s=stall_s, timeout_s=60), now=now)
+    repo = Repo(upstreams=urls, stall_s=stall_s, timeout_s=60)
+    return sync_repo(state, "lab", repo, now=now, sleep=lambda pause_s: None)
 
 
 def listing(path: Path) -> dict[str, bytes]:

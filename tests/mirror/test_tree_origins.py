@@ -209,6 +209,34 @@ def test_one_s_own_folder_is_a_repository_like_the_others(mirrored: Any, tmp_pat
     assert mirrored.refused(path=own) == mirrored.said(f"the folder {own} (path) is not there", own)
 
 
+def test_one_s_own_folder_is_compared_whatever_its_stamp_says(mirrored: Any) -> None:
+    own = str(mirrored.tree)
+    mirrored.sync(path=own)
+    mirrored.ebuild("app-misc/hello", "2")
+    assert mirrored.sync(path=own).changed
+
+
+@needs_root
+def test_metadata_made_here_is_told_from_upstream_s_though_a_run_was_killed_at_the_flip(
+    mirrored: Any, git: Git
+) -> None:
+    mirrored.sync(git.url)
+    mirrored.put("app-misc/hello/hello-2.ebuild", "EAPI=8\n")
+    git.commit()
+    folder = Folder.of(mirrored.state, "lab")
+
+    def killed(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mirror.tree._settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mirrored.sync(git.url)
+    assert len(folder.stamps()) == 2
+    assert read_status(mirrored.state, "lab").own_cache
+    assert not mirrored.sync(git.url).changed
+
+
 @needs_root
 def test_an_ebuild_that_is_read_sees_nothing_of_the_headnode_s_state(
     mirrored: Any, git: Git, request: pytest.FixtureRequest
