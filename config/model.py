@@ -129,7 +129,7 @@ class Repo(Section):
         le=100,
         description="Share of the files, in percent, that may be gone in one sync: an upstream "
         "that is half empty is refused (`mirror sync --waive deletions` takes it). A day of "
-        "Gentoo removes about one in a hundred. Fewer than 100 files never count. 0: no limit.",
+        "development removes far less. Fewer than 100 files never count. 0: no limit.",
     )
     max_deleted_files: Count = Field(
         20000,

@@ -29,7 +29,7 @@ MANIFEST_FORMAT = "TIMESTAMP %Y-%m-%dT%H:%M:%SZ"
 # What a stamping writes though no content changed. A package's own Manifest is not among them: it
 # has the digests of distfiles.
 STAMPED = re.compile(
-    r"metadata/([\w-]+/)?(timestamp(\.chk|\.x|\.commit)?|Manifest(\.gz)?)|Manifest(\.gz)?|\.|"
+    r"metadata/([\w-]+/)?(timestamp(\.chk|\.x|\.commit)?|Manifest(\.gz)?)|Manifest(\.gz)?"
 )
 
 
@@ -105,7 +105,7 @@ def news(have: Head, known: Head, offered: Head) -> News:
         Head(chk=known.chk, manifest=known.manifest, entries=have.entries),
     ):
         return News.NONE
-    if offered.manifest and offered.entries and offered.entries == have.entries:
+    if offered.entries and offered.entries == have.entries:
         return News.STAMP
     return News.MAYBE
 

@@ -50,6 +50,7 @@ def test_a_head_is_read_from_the_stamp_and_the_signed_manifest() -> None:
         (head(None), head(None), head(None), News.MAYBE),
         (head(NOON, NOON, ENTRIES),) * 3 + (News.NONE,),
         (head(NOON, NOON, ENTRIES),) * 2 + (head(LATER, LATER, ENTRIES), News.STAMP),
+        (head(NOON, None, ENTRIES),) * 2 + (head(LATER, None, ENTRIES), News.STAMP),
         (head(NOON, NOON, ENTRIES),) * 2 + (head(LATER, LATER, ENTRIES[:1]), News.MAYBE),
         (head(NOON, NOON, ENTRIES),) * 2 + (head(NOON, NOON, ENTRIES[:1]), News.MAYBE),
         (head(NOON, NOON, ENTRIES),) * 2 + (head(LATER, EARLIER, ENTRIES), News.OLDER),
