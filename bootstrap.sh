@@ -27,6 +27,7 @@ wget:wget:net-misc/wget
 gpg:gpg:app-crypt/gnupg
 gpg-agent:gpg-agent:app-crypt/gnupg
 nginx:nginx-light:www-servers/nginx
+git:git:dev-vcs/git
 "
 
 say() { printf '%s\n' "$*" >&2; }

@@ -106,6 +106,16 @@ def _check_rsync(text: str) -> str:
     return text
 
 
+def _check_upstream(text: str) -> str:
+    if text.startswith("rsync:"):
+        return _check_rsync(text)
+    if not re.fullmatch(r"(git|git\+(https?|ssh|file|git))://\S*[^/\s]\S*", text):
+        raise ValueError(
+            f"{text!r} is not rsync://host/module nor git+https://host/path (git+ssh, git+file too)"
+        )
+    return text
+
+
 def _check_web(text: str) -> str:
     if not re.fullmatch(r"https?://[^/\s]\S*", text):
         raise ValueError(f"{text!r} is not an http:// or https:// address")
@@ -133,7 +143,11 @@ Nodes = Annotated[str, AfterValidator(_check_nodes), Kind("node set", "node sets
 Atom = Annotated[str, AfterValidator(_check_atom), Kind("package atom", "package atoms")]
 Line = Annotated[str, AfterValidator(_check_line), Kind("line", "lines")]
 Host = Annotated[str, AfterValidator(_check_host), Kind("host name or address", "hosts")]
-Rsync = Annotated[str, AfterValidator(_check_rsync), Kind("rsync:// address", "rsync:// addresses")]
+Upstream = Annotated[
+    str,
+    AfterValidator(_check_upstream),
+    Kind("rsync:// or git+https:// address", "rsync:// or git+https:// addresses"),
+]
 Web = Annotated[str, AfterValidator(_check_web), Kind("web address", "web addresses")]
 Variable = Annotated[str, AfterValidator(_check_variable), Kind("variable", "variables")]
 Value = Annotated[str, AfterValidator(_check_value)]
@@ -146,6 +160,7 @@ Place = Annotated[Path, AfterValidator(_from_folder), Kind("path", "paths")]
 Count = Annotated[int, Field(strict=True)]  # strict: "8080" and true are no numbers
 Port = Annotated[Count, Field(ge=1, le=65535), Kind("port", "ports")]
 Days = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("days", "days")]
+Hours = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("hours", "hours")]
 Seconds = Annotated[
     float, Field(gt=0, strict=True, allow_inf_nan=False), Kind("seconds", "seconds")
 ]

@@ -10,6 +10,7 @@
     ├── NodeError                exit 1   a builder or lab node did not come up
     ├── MirrorError              exit 1   the upstream, the tree or a distfile
     │   ├── UpstreamError                 mirror.rsync: one upstream, with its exit code
+    │   ├── TreeError                     mirror.guard: an upstream's tree is not to be served
     │   └── DistfilesError                mirror.distfiles: with what was fetched all the same
     ├── BuildError               exit 1   a package did not build
     ├── PublishError             exit 1   a generation or a deployment could not be made

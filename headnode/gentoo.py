@@ -206,3 +206,101 @@ def _expand(uri: str, mirrors: Mapping[str, tuple[str, ...]]) -> Iterable[str]:
             yield f"{base.rstrip('/')}/{path}"
     elif apart:
         yield uri
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """What Portage reads of a repository.
+
+    `profiles` are the stable ones of profiles.desc. Of those and what they inherit, `unknown_eapis`
+    has the folders whose eapi file names one that this Portage does not know, and `lost_parents`
+    the parent files with a path that is not there.
+    """
+
+    name: str
+    portage: str
+    masters: tuple[str, ...]
+    profiles: tuple[str, ...]
+    unknown_eapis: Mapping[str, str]
+    lost_parents: tuple[str, ...]
+
+
+def read_repo(path: Path, name: str) -> Repository:
+    """Read the repository in `path` with Portage's own reader; all paths come relative to it.
+
+    Source: PMS, "Profiles"; portage.repository.config.RepoConfig.
+    """
+    import portage
+    from portage.repository.config import RepoConfig
+
+    path = path.resolve()
+    found = RepoConfig(name, {"location": str(path)})
+    profiles = path / "profiles"
+    stable = tuple(_stable(profiles / "profiles.desc"))
+    folders = _with_parents(profiles, stable)
+    eapis = {each: _lines(each / "eapi") for each in folders}
+    return Repository(
+        name=str(found.name),
+        portage=str(portage.VERSION),
+        masters=tuple(str(each) for each in found.masters or ()),
+        profiles=stable,
+        unknown_eapis={
+            str(each.relative_to(path)): said[0]
+            for each, said in eapis.items()
+            if said and not portage.eapi_is_supported(said[0])
+        },
+        lost_parents=tuple(
+            str((each / "parent").relative_to(path))
+            for each in folders
+            if not all(parent.is_dir() for parent in _parents(each))
+        ),
+    )
+
+
+def _stable(desc: Path) -> Iterable[str]:
+    """The stable profiles that profiles.desc names: `arch path status`."""
+    for line in _lines(desc):
+        words = line.split()
+        if len(words) > 2 and words[2] == "stable":
+            yield words[1]
+
+
+def _with_parents(profiles: Path, named: Iterable[str]) -> list[Path]:
+    """The folder profiles/ itself, and those named in it with all that they inherit, sorted."""
+    found: set[Path] = set()
+    ahead = [profiles.resolve(), *((profiles / each).resolve() for each in named)]
+    while ahead:
+        folder = ahead.pop()
+        if folder not in found and folder.is_dir():
+            found.add(folder)
+            ahead += _parents(folder)
+    return sorted(found)
+
+
+def _parents(profile: Path) -> list[Path]:
+    """The folders that a profile inherits from, but for those of other repositories (`repo:`)."""
+    return [(profile / line).resolve() for line in _lines(profile / "parent") if ":" not in line]
+
+
+def categories(trees: Iterable[Path]) -> set[str]:
+    """The categories that profiles/categories of each of `trees` names. Source: PMS."""
+    return {line for tree in trees for line in _lines(tree / "profiles" / "categories")}
+
+
+def knows_eapi(ebuild: Path) -> bool:
+    """Whether this Portage knows the EAPI that an ebuild says it is of. Source: PMS, "EAPI"."""
+    import portage
+
+    with ebuild.open(errors="replace") as file:
+        eapi, _ = portage._parse_eapi_ebuild_head(file)
+    return bool(portage.eapi_is_supported(eapi or "0"))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a configuration file, without comments."""
+    if not path.is_file():
+        return []
+    lines = (
+        line.partition("#")[0].strip() for line in path.read_text(errors="replace").splitlines()
+    )
+    return [line for line in lines if line]

@@ -83,7 +83,12 @@ def values(folder: Path, count: int) -> dict[str, Any]:
         "state": {"path": str(folder / "state"), "reserve_mib": 256},
         "serve": {"host": HEADNODE, "http_port": HTTP_PORT, "rsync_port": RSYNC_PORT},
         "mirror": {
-            "repos": {"gentoo": {"upstreams": [f"rsync://{UPSTREAM}:{RSYNC_PORT}/gentoo-portage"]}},
+            "repos": {
+                "gentoo": {
+                    "upstreams": [f"rsync://{UPSTREAM}:{RSYNC_PORT}/gentoo-portage"],
+                    "min_interval_h": 0,
+                }
+            },
             "distfiles": {"upstreams": [f"http://{UPSTREAM}:{HTTP_PORT}"]},
         },
         "classes": {"blade": {"packages": PACKAGES, "profile": PROFILE, "rings": rings(count)}},

@@ -58,13 +58,22 @@ NOT_THE_TREE = ("/distfiles", "/local", "/packages", "/.git")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A good transfer. `changes` counts what was itemised: created, altered or deleted."""
+    """A good transfer, and the paths that it created or altered, and deleted.
+
+    A folder's path ends in a slash. `changes` counts both.
+    """
 
     source: str
     exit: RsyncExit
-    changes: int
+    altered: Sequence[str]
+    deleted: Sequence[str]
     stats: Stats
     seconds: float
+
+    @property
+    def changes(self) -> int:
+        """How many paths differed."""
+        return len(self.altered) + len(self.deleted)
 
 
 def build_argv(
@@ -74,6 +83,8 @@ def build_argv(
     link_dest: Path | None = None,
     stall_s: float,
     dry_run: bool = False,
+    bwlimit_kib: int = 0,
+    only: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> list[str]:
     """Give rsync's arguments to make `target` the same tree as `source`.
@@ -90,13 +101,20 @@ def build_argv(
         *("--perms", "--chmod=D755,F644", "--whole-file", "--delete", "--compress", "--no-motd"),
         *("--info=progress2", "--no-human-readable", "--stats", "--out-format=%i %n"),
         f"--timeout={max(1, round(stall_s))}",
-        *((f"--contimeout={max(1, round(min(stall_s, CONNECT_S)))}",) if "://" in source else ()),
+        *(_network(stall_s) if "://" in source else ()),
         *(("--dry-run",) if dry_run else ()),
+        *((f"--bwlimit={bwlimit_kib}",) if bwlimit_kib else ()),
         *((f"--link-dest={link_dest.resolve()}",) if link_dest else ()),
-        *(f"--exclude={pattern}" for pattern in exclude),
+        *(f"--include={pattern}" for pattern in only),
+        *(f"--exclude={pattern}" for pattern in (("*",) if only else exclude)),
         f"{source.rstrip('/')}/",
         f"{target}/",
     ]
+
+
+def _network(stall_s: float) -> tuple[str, ...]:
+    """Options for a server. TCP_NODELAY: the handshake else waits 44 ms for each of its ACKs."""
+    return (f"--contimeout={max(1, round(min(stall_s, CONNECT_S)))}", "--sockopts=TCP_NODELAY")
 
 
 def fetch(
@@ -108,12 +126,17 @@ def fetch(
     timeout_s: float,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     dry_run: bool = False,
+    bwlimit_kib: int = 0,
+    only: Sequence[str] = (),
     exclude: Sequence[str] = NOT_THE_TREE,
 ) -> Result:
     """Make the folder `target` the same tree as `source` (rsync://host/module, or a folder).
 
     Files that are the same in `link_dest` become hard links to it. A `target` that a killed run
-    left is carried on with. With `dry_run` nothing is written, and `changes` says what would be.
+    left is carried on with: its whole files stay, the one that was cut is fetched anew (files of a
+    tree are small). With `dry_run` nothing is written, and the result says what would be. With
+    `only` (rsync's include patterns, folders too) nothing else is fetched. `bwlimit_kib`: KiB a
+    second, 0 for no limit.
 
     Raises:
         UpstreamError: it failed, was silent for `stall_s`, or took longer than `timeout_s`.
@@ -121,7 +144,14 @@ def fetch(
     """
     started = time.monotonic()
     argv = build_argv(
-        source, target, link_dest=link_dest, stall_s=stall_s, dry_run=dry_run, exclude=exclude
+        source,
+        target,
+        link_dest=link_dest,
+        stall_s=stall_s,
+        dry_run=dry_run,
+        bwlimit_kib=bwlimit_kib,
+        only=only,
+        exclude=exclude,
     )
     out, err = Output(on_progress), Output(on_progress)
     code, overdue = _run(argv, out, err, stall_s=stall_s, timeout_s=timeout_s)
@@ -132,7 +162,8 @@ def fetch(
     return Result(
         source=source,
         exit=RsyncExit(code),
-        changes=out.changes,
+        altered=out.altered,
+        deleted=out.deleted,
         stats=parse_stats(out.last),
         seconds=seconds,
     )

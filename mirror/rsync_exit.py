@@ -102,7 +102,14 @@ class UpstreamError(MirrorError):
         self.verdict = verdict
         self.tail = tail
 
+    @property
+    def lasting(self) -> bool:
+        """Whether the same upstream would say the same a minute later."""
+        return UNKNOWN_MODULE in self.tail or self.code in LASTING
 
+
+LASTING = frozenset({RsyncExit.PROTOCOL, RsyncExit.UNSUPPORTED, RsyncExit.DAEMON_LOG})
+UNKNOWN_MODULE = "Unknown module"
 REMEDIES = {
     Verdict.RETRY: "Try again later, or name another upstream in cluster.toml ([mirror.repos]).",
     Verdict.PARTIAL: "Try again later, or name another upstream in cluster.toml ([mirror.repos]).",
@@ -128,7 +135,7 @@ def explain(source: str, target: Path, code: int, overdue: str, tail: str) -> Up
 def _meaning(known: RsyncExit | None, code: int, tail: str) -> str:
     if known is RsyncExit.START_CLIENT and "max connections" in tail:
         return "the server has as many connections as it allows (code 5)"
-    if known is RsyncExit.START_CLIENT and "Unknown module" in tail:
+    if known is RsyncExit.START_CLIENT and UNKNOWN_MODULE in tail:
         return "the server has no such module (code 5)"
     if known:
         return f"{known.meaning} (code {code})"

@@ -37,7 +37,7 @@ class Stats:
 
 PROGRESS = re.compile(r"\s*([\d.,]+)\s+(\d+)%\s+([\d.]+)([kMGT]?)B/s\s+(\d+):(\d\d):(\d\d)")
 UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-ITEM = re.compile(r"(?:[<>ch.][fdLDS]\S{9}|\*deleting) +\S")
+ITEM = re.compile(r"(?P<what>[<>ch.][fdLDS]\S{9}|\*deleting) +(?P<path>\S.*)")
 STATS = {
     "files": "Number of files",
     "created": "Number of created files",
@@ -75,12 +75,22 @@ def parse_stats(lines: Iterable[str]) -> Stats:
 
 @dataclass(slots=True)
 class Output:
-    """What rsync prints, taken in as it comes; only the last lines are kept."""
+    """What rsync prints, taken in as it comes; of what is no item, only the last lines are kept.
+
+    `altered` (created too) and `deleted` have the paths that were itemised, a folder's with a slash
+    at its end.
+    """
 
     on_progress: Callable[[Progress], None]
-    changes: int = 0
+    altered: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     last: deque[str] = field(default_factory=lambda: deque(maxlen=2 * TAIL_LINES))
     rest: str = ""
+
+    @property
+    def changes(self) -> int:
+        """How many paths were itemised."""
+        return len(self.altered) + len(self.deleted)
 
     def feed(self, data: bytes) -> None:
         r"""Take in some output; a line ends in \n, and a state of the progress in \r."""
@@ -90,10 +100,9 @@ class Output:
 
     def take(self, line: str) -> None:
         """Take in one line."""
-        progress = parse_progress(line)
-        if progress:
+        if item := ITEM.match(line):
+            (self.deleted if item["what"] == "*deleting" else self.altered).append(item["path"])
+        elif progress := parse_progress(line):
             self.on_progress(progress)
-        elif ITEM.match(line):
-            self.changes += 1
         elif line.strip():
             self.last.append(line)

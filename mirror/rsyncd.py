@@ -18,7 +18,7 @@ from pathlib import Path
 
 from config.model import Cluster
 from headnode.errors import MirrorError
-from mirror.tree import Folder
+from mirror.snapshots import Folder
 
 MAIN_MODULE = "gentoo-portage"
 TIMEOUT_S = 300
@@ -86,6 +86,8 @@ def render(
         *("read only = yes", "list = yes", "numeric ids = yes", "munge symlinks = no"),
         *(f"max connections = {max_connections}", f"timeout = {TIMEOUT_S}"),
         *(f"refuse options = {REFUSED}", "dont compress = *"),
+        # A blade with nothing to sync then waits 0.02 s instead of 0.2 for the handshake's ACKs.
+        "socket options = TCP_NODELAY",
     ]
     for module in modules:
         lines += ["", f"[{module.name}]", f"path = {module.path}/", f"comment = {module.comment}"]

@@ -5,15 +5,19 @@ The id is the digest of the content, so a set never changes, and the same trees 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from headnode.errors import MirrorError
 from headnode.files import write_atomic
-from mirror.tree import Folder
+from mirror.snapshots import Folder
+
+log = logging.getLogger(__name__)
 
 ID_DIGITS = 16
 
@@ -71,6 +75,27 @@ def set_path(state: Path, identity: str, name: str) -> Path:
     if name not in snapshots:
         raise MirrorError(f"The snapshot set {identity} has no repository {name!r}.")
     return Folder.of(state, name).snapshots / snapshots[name]
+
+
+def stamps_of(state: Path, name: str, identities: Collection[str]) -> set[str]:
+    """Give the snapshots of one repository that the sets `identities` name; unknown sets do not."""
+    found = set()
+    for identity in identities:
+        with contextlib.suppress(MirrorError):
+            found.add(read_set(state, identity).get(name, ""))
+    return found - {""}
+
+
+def drop_broken(state: Path) -> None:
+    """Remove the sets that name a snapshot which is not there any more."""
+    for path in sorted((state / "mirror" / "sets").glob("*.json")):
+        try:
+            named = read_set(state, path.stem)
+        except MirrorError as error:
+            log.warning("%s", error)
+            continue
+        if not all((Folder.of(state, repo).snapshots / named[repo]).is_dir() for repo in named):
+            path.unlink()
 
 
 def _path(state: Path, identity: str) -> Path:

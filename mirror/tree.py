@@ -1,86 +1,51 @@
-"""Snapshots of repositories: synced beside the served one, checked, put in front by one rename.
+"""A sync: a repository brought up to upstream beside the served tree, and put in front of it.
 
-Refused: an upstream that does not hold the repository it should, a partial transfer, two syncs of
-one repository at once. Whatever fails, `current` still points at the last good snapshot.
+Refused: an upstream that does not hold the repository it should, a partial transfer, a tree that
+went back, lost too much or is not what its Manifests say, two syncs of one repository at once.
+Whatever fails, `current` still points at the last good snapshot.
+
+What a killed sync left in staging is carried on with: whole files stay. rsync's `--partial-dir`
+would save the one file that was cut, and those of a tree are a few kilobytes.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from config.model import Repo
-from headnode.errors import MirrorError
-from headnode.files import locked, point_symlink, remove_tree, sync_folder
-from mirror import rsync
+from headnode.errors import HeadnodeError, MirrorError
+from headnode.files import locked, remove_tree
+from headnode.node import start_time
+from mirror import rsync, status
 from mirror.disk import writing_to
+from mirror.git import Clone
+from mirror.guard import TreeError, Waiver
+from mirror.origins import Got, OnProgress, Sync, from_upstream
+from mirror.retry import Uniform, pauses
+from mirror.snapshots import (
+    Folder,
+    Snapshot,
+    current_snapshot,
+    make_served,
+    next_stamp,
+    prune,
+    put_in_front,
+    recover,
+)
+from mirror.status import Running, Status, Tried
+
+__all__ = ["Folder", "Snapshot", "current_snapshot", "next_stamp", "prune_repo", "sync_repo"]
 
 log = logging.getLogger(__name__)
 
-STAMP = "%Y%m%dT%H%M%SZ"
 REMEDY = "Try again later, or name another upstream in cluster.toml ([mirror.repos])."
-
-OnProgress = Callable[[rsync.Progress], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """One checked tree. `stamp` is when it was made, UTC, and its folder's name.
-
-    `changed` is whether this sync made it, `upstream` where from (empty: none was asked).
-    """
-
-    repo: str
-    stamp: str
-    path: Path
-    changed: bool = False
-    upstream: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """Where a repository's trees lie (the package's docstring draws it)."""
-
-    path: Path
-
-    @classmethod
-    def of(cls, state: Path, name: str) -> Folder:
-        """The folder of the repository `name`."""
-        return cls(state / "mirror" / "repos" / name)
-
-    @property
-    def staging(self) -> Path:
-        """Where a sync writes."""
-        return self.path / "staging"
-
-    @property
-    def snapshots(self) -> Path:
-        """Where checked trees are."""
-        return self.path / "snapshots"
-
-    @property
-    def current(self) -> Path:
-        """The symlink to the newest checked tree."""
-        return self.path / "current"
-
-    def newest(self) -> Path | None:
-        """The tree that `current` points at, or None before the first sync."""
-        return self.current.resolve() if self.current.exists() else None
-
-    def stamps(self) -> list[str]:
-        """The snapshots there are, oldest first."""
-        return sorted(path.name for path in self.snapshots.iterdir())
-
-
-def current_snapshot(state: Path, name: str) -> Snapshot | None:
-    """Give the newest checked tree of the repository `name`, or None if it was never synced."""
-    newest = Folder.of(state, name).newest()
-    return Snapshot(repo=name, stamp=newest.name, path=newest) if newest else None
+PROGRESS_S = 1.0
 
 
 def sync_repo(
@@ -89,12 +54,18 @@ def sync_repo(
     repo: Repo,
     *,
     now: datetime,
+    waived: Collection[Waiver] = (),
+    root: Path = Path("/"),
     on_progress: OnProgress = lambda progress: None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    uniform: Uniform = random.uniform,
 ) -> Snapshot:
     """Bring the repository `name` up to the first of its upstreams that serves it.
 
     Without a change upstream the old snapshot is given back, `changed` unset. What a killed run
-    left is carried on with or cleared.
+    left is carried on with or cleared. `waived` guards are let pass; `root` is what the node that
+    reads ebuilds is laid over, where the metadata cache has to be made.
 
     Raises:
         MirrorError: no upstream served it; each is named with why. `current` is as it was.
@@ -102,139 +73,241 @@ def sync_repo(
     """
     folder = Folder.of(state, name)
     with writing_to(folder.path):
-        _make_served(folder.snapshots, up_to=state)
+        make_served(folder.snapshots, up_to=state)
         with locked(folder.path / "lock", f"the sync of {name}"):
-            _recover(folder)
-            upstream, changed = _first_that_serves(folder, name, repo, on_progress)
-            if changed:
-                _put_in_front(folder, next_stamp(now, folder.stamps()))
-            remove_tree(folder.staging)
+            recover(folder)
+            attempt = Attempt(state, name, repo, now, waived, root, on_progress, clock)
+            try:
+                with writing_to(folder.path):
+                    upstream, got = attempt.first_that_serves(sleep, uniform)
+                    if got.changed:
+                        attempt.remember_cache(got)
+                        put_in_front(folder, next_stamp(now, folder.stamps()))
+                    _settle(folder, got)
+            except HeadnodeError as error:
+                attempt.record(failed=error.what.partition("\n")[0])
+                raise
+            finally:
+                status.write_progress(state, name, None)
+            attempt.record(got=got)
     newest = folder.newest()
     assert newest is not None  # noqa: S101 (without one, every transfer is a change)
-    log.info("%s: %s %s from %s", name, "new" if changed else "still", newest.name, upstream)
-    return Snapshot(repo=name, stamp=newest.name, path=newest, changed=changed, upstream=upstream)
+    log.info("%s: %s %s from %s", name, "new" if got.changed else "still", newest.name, upstream)
+    return Snapshot(
+        repo=name, stamp=newest.name, path=newest, changed=got.changed, upstream=upstream
+    )
 
 
-def next_stamp(now: datetime, taken: list[str]) -> str:
-    """Name a snapshot made `now`: later than all that are `taken`, even twice in one second.
+def due(before: Status, repo: Repo, now: datetime) -> bool:
+    """Whether upstreams may be asked again. Pure.
 
-    A clock that was set back must not make the new tree look older than the one before.
+    Gentoo's servers greet with the rule of one sync a day and shut out who does not keep it for a
+    while; its etiquette says one or two. Only good syncs count, so that one that failed can be put
+    right; a sync of one's own folder asks nobody.
+
+    Source: the greeting of rsync.gentoo.org; Gentoo Forums, "Rsync etiquette" (topic 120831).
     """
-    newest = max(taken, default="")
-    if now.astimezone(UTC).strftime(STAMP) > newest:
-        return now.astimezone(UTC).strftime(STAMP)
-    return (datetime.strptime(newest, STAMP) + timedelta(seconds=1)).strftime(STAMP)
+    if repo.path is not None or before.last_good is None:
+        return True
+    return now - before.last_good >= timedelta(hours=repo.min_interval_h)
 
 
-def check_repo(path: Path, name: str) -> None:
-    """Check that `path` holds the Gentoo repository `name`, and not half of it.
+def prune_repo(state: Path, name: str, in_use: Collection[str], keep: int) -> list[str]:
+    """Remove old snapshots of a repository, other than those `in_use` and the newest `keep`.
 
     Raises:
-        MirrorError: saying which file is not as it must be.
+        BusyError: a sync of it is running.
     """
-    named = path / "profiles" / "repo_name"
-    if not (path / "profiles").is_dir():
-        raise MirrorError("it has no profiles/")
-    if not named.is_file():
-        raise MirrorError("it has no profiles/repo_name")
-    found = named.read_text(errors="replace").strip()
-    if found != name:
-        raise MirrorError(f"its profiles/repo_name says {found!r}, not {name!r}")
-    if not (path / "metadata" / "layout.conf").is_file():
-        raise MirrorError("it has no metadata/layout.conf")
-    if next(path.glob("*/*/*.ebuild"), None) is None:
-        raise MirrorError("it has not one ebuild")
+    folder = Folder.of(state, name)
+    with writing_to(folder.path), locked(folder.path / "lock", f"the clean-up of {name}"):
+        return prune(folder, in_use, keep)
 
 
-def _first_that_serves(
-    folder: Folder, name: str, repo: Repo, on_progress: OnProgress
-) -> tuple[str, bool]:
-    """Fill staging from the first upstream that can; give which, and whether anything changed."""
-    deadline = time.monotonic() + repo.timeout_s
-    failures: dict[str, str] = {}
-    for upstream in repo.upstreams:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            failures[upstream] = f"not tried, the {repo.timeout_s:g} s (timeout_s) were over"
-            continue
+def _settle(folder: Folder, got: Got) -> None:
+    """Clear what the sync worked with, and remember the commit that is in front."""
+    remove_tree(folder.staging)
+    remove_tree(folder.head)
+    if got.commit:
+        Clone(folder=folder.path).mark_served(got.commit)
+
+
+class Attempt:
+    """One sync's rounds over its upstreams, and what is remembered of it."""
+
+    def __init__(
+        self,
+        state: Path,
+        name: str,
+        repo: Repo,
+        now: datetime,
+        waived: Collection[Waiver],
+        root: Path,
+        on_progress: OnProgress,
+        clock: Callable[[], float],
+    ) -> None:
+        self.state = state
+        self.name = name
+        self.repo = repo
+        self.now = now
+        self.clock = clock
+        self.started = clock()
+        self.before = status.read_status(state, name)
+        self.tried = dict(self.before.upstreams)
+        self.failures: dict[str, str] = {}
+        self.upstream = ""
+        self.reported = -PROGRESS_S
+        self.on_progress = on_progress
+        self.sync = Sync(
+            name=name,
+            repo=repo,
+            state=state,
+            before=self.before,
+            waived=waived,
+            others=_others(state, name),
+            root=root,
+            on_progress=self.progress,
+            left_s=lambda: max(1.0, self.left_s()),
+        )
+
+    def left_s(self) -> float:
+        """Seconds of the time that one sync may take that are left."""
+        return self.repo.timeout_s - (self.clock() - self.started)
+
+    def first_that_serves(
+        self, sleep: Callable[[float], None], uniform: Uniform
+    ) -> tuple[str, Got]:
+        """Ask upstream after upstream, in rounds, until one serves the repository.
+
+        Raises:
+            MirrorError: none does, or it would be in vain: a full disk, our own mistake.
+        """
+        hopeful = list(self.repo.origins)
+        for pause_s in pauses(self.repo.tries, uniform):
+            if pause_s and (not hopeful or self.left_s() <= pause_s):
+                break
+            if pause_s:
+                log.info("%s: trying again in %.1f s", self.name, pause_s)
+                sleep(pause_s)
+            for upstream in list(hopeful):
+                if self.left_s() <= 0:
+                    self.failures.setdefault(
+                        upstream, f"not tried, the {self.repo.timeout_s:g} s (timeout_s) were over"
+                    )
+                    continue
+                got, passing = self.ask(upstream)
+                if got:
+                    return upstream, got
+                if not passing:
+                    hopeful.remove(upstream)
+        raise self.none_serves()
+
+    def ask(self, upstream: str) -> tuple[Got | None, bool]:
+        """Ask one upstream; without success, say whether it may pass."""
+        self.upstream = upstream
+        why, passing = "", False
         try:
-            return upstream, _from_upstream(folder, name, repo, upstream, left_s, on_progress)
+            got = from_upstream(self.sync, upstream)
         except rsync.UpstreamError as error:
             log.warning("%s", error)
             if error.verdict is rsync.Verdict.FINAL:
+                self.note(upstream, _on_one_line(error))
                 raise
-            failures[upstream] = _on_one_line(error)
-        except MirrorError as error:
+            why, passing = _on_one_line(error), not error.lasting
+        except TreeError as error:
             log.warning("%s: %s", upstream, error)
-            failures[upstream] = f"it does not hold the repository: {error}"
-    raise _none_serves(folder, name, failures)
+            why, passing = error.why, error.passing
+        else:
+            self.note(upstream, "")
+            return got, False
+        self.note(upstream, why)
+        self.failures[upstream] = why
+        return None, passing
+
+    def note(self, upstream: str, failed: str) -> None:
+        """Remember how an upstream did."""
+        known = self.tried.get(upstream)
+        self.tried[upstream] = Tried(
+            last_try=self.now,
+            last_good=self.now if not failed else known.last_good if known else None,
+            failed=failed,
+        )
+
+    def progress(self, at: rsync.Progress) -> None:
+        """Hand the progress on, and keep it for `mirror status`, at most once a second."""
+        self.on_progress(at)
+        if self.clock() - self.reported < PROGRESS_S:
+            return
+        self.reported = self.clock()
+        running = Running(
+            upstream=self.upstream,
+            size_bytes=at.size_bytes,
+            percent=at.percent,
+            rate_bps=at.rate_bps,
+            eta_s=at.eta_s,
+            pid=os.getpid(),
+            started=start_time(os.getpid()) or 0,
+        )
+        status.write_progress(self.state, self.name, running)
+
+    def none_serves(self) -> MirrorError:
+        """The error that names every upstream with why it did not serve the repository."""
+        newest = self.sync.newest
+        kept = f"the tree of {newest.name} is still served" if newest else "there is no older tree"
+        each = "".join(f"\n  {upstream}: {why}" for upstream, why in self.failures.items())
+        return MirrorError(
+            f"No upstream of {self.name} could be synced; {kept}.{each}\n", remedy=REMEDY
+        )
+
+    def remember_cache(self, got: Got) -> None:
+        """Say whose the metadata cache is before a tree with it is in front.
+
+        The other way round, a run killed in between would have the next one miss upstream's cache,
+        and take each entry of ours for a file that is gone.
+        """
+        self.before = self.before.model_copy(update={"own_cache": got.own_cache})
+        status.write_status(self.state, self.before)
+
+    def record(self, *, got: Got | None = None, failed: str = "") -> None:
+        """Keep what became of the sync."""
+        changes: dict[str, object] = {
+            "last_try": self.now,
+            "failed": failed,
+            "seconds": round(self.clock() - self.started, 3),
+            "upstreams": {
+                each: self.tried[each] for each in self.repo.origins if each in self.tried
+            },
+        }
+        if got:
+            changes |= {"last_good": self.now} | self._learnt(got)
+        status.write_status(self.state, self.before.model_copy(update=changes))
+
+    def _learnt(self, got: Got) -> dict[str, object]:
+        learnt: dict[str, object] = {
+            "seen_chk": got.head.chk,
+            "seen_manifest": got.head.manifest,
+            "received_bytes": got.stats.received_bytes if got.stats else 0,
+        }
+        if got.stats:
+            learnt |= {"files": got.stats.files, "size_bytes": got.stats.total_bytes}
+        if got.commit:
+            learnt |= {
+                "commit": got.commit,
+                "committed": Clone(folder=self.sync.folder.path).time(got.commit),
+            }
+        return learnt
+
+
+def _others(state: Path, name: str) -> dict[str, Path]:
+    """The newest trees of the other repositories that were synced, by name."""
+    known = sorted(path.name for path in (state / "mirror" / "repos").glob("*") if path.is_dir())
+    newest = {other: Folder.of(state, other).newest() for other in known if other != name}
+    return {other: path for other, path in newest.items() if path}
 
 
 def _on_one_line(error: rsync.UpstreamError) -> str:
-    """Why, and the first of rsync's own words, which name the file or the address."""
-    said = error.tail.splitlines()
+    """Why, and the first of rsync's own words, which name the file or the address.
+
+    None where it was ended here: then it only says that it was.
+    """
+    said = error.tail.splitlines() if error.code is not None else []
     return f"{error.why}: {said[0]}" if said else error.why
-
-
-def _none_serves(folder: Folder, name: str, failures: dict[str, str]) -> MirrorError:
-    newest = folder.newest()
-    kept = f"the tree of {newest.name} is still served" if newest else "there is no older tree"
-    each = "".join(f"\n  {upstream}: {why}" for upstream, why in failures.items())
-    return MirrorError(f"No upstream of {name} could be synced; {kept}.{each}\n", remedy=REMEDY)
-
-
-def _from_upstream(
-    folder: Folder, name: str, repo: Repo, upstream: str, left_s: float, on_progress: OnProgress
-) -> bool:
-    """Fill staging from one upstream and check it; False if nothing changed since `current`.
-
-    The dry run first makes a night without a change cost one comparison: the hard links that
-    would then be thrown away are most of the work. With --link-dest alone a deletion would not
-    be seen either.
-    """
-    started = time.monotonic()
-    newest = folder.newest()
-    if newest:
-        dry = rsync.fetch(upstream, newest, stall_s=repo.stall_s, timeout_s=left_s, dry_run=True)
-        if not dry.changes:
-            return False
-    _make_served(folder.staging, up_to=folder.path)
-    rsync.fetch(
-        upstream,
-        folder.staging,
-        link_dest=newest,
-        stall_s=repo.stall_s,
-        timeout_s=max(1.0, left_s - (time.monotonic() - started)),
-        on_progress=on_progress,
-    )
-    check_repo(folder.staging, name)
-    return True
-
-
-def _put_in_front(folder: Folder, stamp: str) -> None:
-    """Make staging the snapshot `stamp`, and `current` point at it.
-
-    sync(2) first: else a power cut could leave the names without the contents.
-    """
-    os.sync()
-    folder.staging.rename(folder.snapshots / stamp)
-    sync_folder(folder.snapshots)
-    point_symlink(folder.current, Path("snapshots") / stamp)
-
-
-def _recover(folder: Folder) -> None:
-    """Finish what a killed run began: a checked snapshot that `current` does not point at yet."""
-    for half_made in folder.path.glob(".current.*"):
-        half_made.unlink()
-    newest, stamps = folder.newest(), folder.stamps()
-    if stamps and (newest is None or newest.name < stamps[-1]):
-        log.warning("%s: finishing the flip of a killed run to %s", folder.path, stamps[-1])
-        point_symlink(folder.current, Path("snapshots") / stamps[-1])
-
-
-def _make_served(path: Path, *, up_to: Path) -> None:
-    """Make `path` and its parents below `up_to`, readable by everyone whatever the umask."""
-    up_to.mkdir(parents=True, exist_ok=True)
-    for each in [*reversed(path.relative_to(up_to).parents[:-1]), path.relative_to(up_to)]:
-        (up_to / each).mkdir(exist_ok=True)
-        (up_to / each).chmod(0o755)

@@ -5,7 +5,7 @@ A step that finds nothing changed does nothing, so the whole cycle run twice is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,23 +20,27 @@ from binhost.records import BuildResult, Configuration, Record, read, save
 from config.load import atoms_of
 from headnode.errors import MirrorError, PublishError
 from headnode.files import locked
-from mirror import distfiles, rsync_output, sets, tree
+from mirror import distfiles, sets, tree
+from mirror.guard import Waiver
 from mirror.wanted import Package, plan
 from schedules import distfiles as site_distfiles
 from schedules.licences import licence_gates
 from schedules.observer import Observer
 from schedules.site import Site
+from schedules.trees import prune_trees, sync_trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synced:
     """What a sync came to: the snapshot set, which repositories moved, and the distfiles.
 
-    `recycled` are no longer served, `not_mirrored` (scope `full`) nobody could be had from.
+    `skipped` repositories were not asked, since they were a short while ago. `recycled` are no
+    longer served, `not_mirrored` (scope `full`) nobody could be had from.
     """
 
     snapshots: str
     changed: tuple[str, ...]
+    skipped: tuple[str, ...]
     fetched: tuple[str, ...]
     present: int
     by_hand: tuple[str, ...]
@@ -60,24 +64,26 @@ class Sources(Record):
     packages: tuple[tuple[str, str], ...]
 
 
-def sync_once(site: Site, *, now: datetime, watch: Observer) -> Synced:
+def sync_once(
+    site: Site,
+    *,
+    now: datetime,
+    watch: Observer,
+    waived: Collection[Waiver] = (),
+    ask: bool = False,
+) -> Synced:
     """Sync every repository, and fetch the distfiles of what the sets need.
+
+    `waived` guards are let pass; `ask` asks upstreams that were asked a short while ago, too.
 
     Raises:
         MirrorError: a repository or a distfile could not be had; what was served still is.
         BuildError: a set cannot be resolved in the new tree.
     """
     site.require_space()
-    stamps, changed = {}, []
-    for name, repo in site.cluster.mirror.repos.items():
-        watch.say(f"Syncing {name} from {repo.upstreams[0]}")
-        snapshot = tree.sync_repo(
-            site.state, name, repo, now=now, on_progress=_tree_watcher(name, watch)
-        )
-        stamps[name] = snapshot.stamp
-        if snapshot.changed:
-            changed.append(name)
-    snapshots = sets.write_set(site.state, stamps)
+    trees = sync_trees(site, now=now, watch=watch, waived=waived, ask=ask)
+    snapshots = sets.write_set(site.state, trees.stamps)
+    prune_trees(site)
     packages = {
         package
         for class_name in site.cluster.classes
@@ -96,21 +102,14 @@ def sync_once(site: Site, *, now: datetime, watch: Observer) -> Synced:
     aside = site_distfiles.recycle_once(site, now=now)
     return Synced(
         snapshots=snapshots,
-        changed=tuple(changed),
+        changed=trees.changed,
+        skipped=trees.skipped,
         fetched=(*got.fetched, *(whole.fetched if whole else ())),
         present=len(got.present) + len(got.recycled),
         by_hand=got.by_hand,
         recycled=aside.drop,
         not_mirrored=tuple(whole.failed) if whole else (),
     )
-
-
-def _tree_watcher(name: str, watch: Observer) -> Callable[[rsync_output.Progress], None]:
-    def show(at: rsync_output.Progress) -> None:
-        total = at.size_bytes * 100 / at.percent if at.percent else 0
-        watch.amount(name, at.size_bytes, total, "B")
-
-    return show
 
 
 def _sources(

@@ -4,6 +4,7 @@ The tests tell one story, in their order, in one lab.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump, read_assembled
+from mirror.upstream.metadata import stamp
 from mirror.upstream.packages import Step
 
 pytestmark = pytest.mark.lab
@@ -204,6 +206,24 @@ def test_a_library_s_new_sub_slot_rebuilds_what_links_to_it_and_no_more(
         assert "not found" not in on(running, blade, "sh", "-c", "ldd $(command -v bladeinfo)")
 
 
+def test_blades_are_served_the_tree_they_were_built_from_while_the_mirror_is_newer(
+    running: Rehearsal,
+) -> None:
+    chk = "metadata/timestamp.chk"
+    built_from = running.lab.folder / f"state/binhost/blade/rings/canary/current/repos/gentoo/{chk}"
+    before = built_from.read_text()
+    bump(running.upstream, "app-misc/bladecount")
+    assert ask(running, "mirror", "sync")["changed"] == ["gentoo"]
+    ask(running, "build")
+    on(running, "blade01", "emerge", "--sync", "--quiet")
+    assert on(running, "blade01", "cat", f"/var/db/repos/gentoo/{chk}") == before.strip()
+    newest = (running.lab.folder / f"state/mirror/repos/gentoo/current/{chk}").read_text()
+    assert newest != before
+    module = f"rsync://headnode:8730/gentoo-portage/{chk}"
+    on(running, "blade01", "rsync", module, "/tmp/newest.chk")
+    assert on(running, "blade01", "cat", "/tmp/newest.chk") == newest.strip()
+
+
 def test_after_a_gc_a_blade_with_an_index_of_the_days_before_completes_its_merge(
     running: Rehearsal,
 ) -> None:
@@ -286,6 +306,7 @@ def test_a_half_there_upstream_changes_nothing(running: Rehearsal) -> None:
     tree = running.upstream / "tree"
     current = (running.lab.folder / "state/mirror/repos/gentoo/current").readlink()
     (tree / "profiles").rename(tree.parent / "profiles.away")
+    stamp(tree, time.time())
     try:
         done = running.headnode("mirror", "sync", check=False)
     finally:

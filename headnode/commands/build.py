@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from headnode.commands.context import Settings, chosen_class, class_option, json_option
+from headnode.commands.context import (
+    Settings,
+    chosen_class,
+    class_option,
+    json_option,
+    warn_if_stale,
+)
 from headnode.console import Watcher, say, show_json
 from schedules.cycle import build_once
 
@@ -22,6 +28,7 @@ def build(settings: Settings, class_name: str | None, fresh: bool, as_json: bool
     site = settings.site()
     with Watcher() as watch:
         result = build_once(site, chosen_class(site, class_name), fresh=fresh, watch=watch)
+    warn_if_stale(site)
     if as_json:
         show_json(result)
         return

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from config.load import find, load
+from headnode.console import note
 from headnode.errors import ConfigError
+from mirror.status import warnings
 from schedules.site import Site
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -60,6 +62,13 @@ def chosen_class(site: Site, name: str | None) -> str:
             f"There are several classes: {', '.join(names)}.", remedy="Name one with --class."
         )
     return names[0]
+
+
+def warn_if_stale(site: Site) -> None:
+    """Say on stderr which trees are stale: at the end of every command that uses them."""
+    mirror = site.cluster.mirror
+    for warning in warnings(site.state, mirror.repos, mirror.stale_h, now()):
+        note(f"warning: {warning}")
 
 
 def now() -> datetime:

@@ -16,6 +16,7 @@ from headnode.commands.context import (
     json_option,
     now,
     number_of,
+    warn_if_stale,
 )
 from headnode.console import say, show_json
 from schedules.cycle import Asked, promote_once, publish_once, rollback_once
@@ -59,6 +60,7 @@ def publish(
     """
     site = settings.site()
     done = publish_once(site, chosen_class(site, class_name), ring, now=now(), asked=asked)
+    warn_if_stale(site)
     _show(done, as_json)
 
 

@@ -225,17 +225,27 @@ def test_a_bad_ring_is_refused(refused: Refused, ring: str, message: str) -> Non
         ),
         (
             "[mirror.repos.gentoo]\nstall_s = 3",
-            "cluster.toml:1: mirror.repos.gentoo.upstreams: is missing. "
-            "rsync:// addresses, tried in order.",
+            "cluster.toml:1: mirror.repos.gentoo.upstreams: needs at least one address, or `path`.",
         ),
         (
             "[mirror.repos.gentoo]\nupstreams = []",
-            "cluster.toml:2: mirror.repos.gentoo.upstreams: needs at least 1 item.",
+            "cluster.toml:2: mirror.repos.gentoo.upstreams: needs at least one address, or `path`.",
         ),
         (
             "[mirror.repos.gentoo]\nupstreams = [\n'https://a/b']",
             "cluster.toml:3: mirror.repos.gentoo.upstreams[0]: "
-            "'https://a/b' is not rsync://host/module.",
+            "'https://a/b' is not rsync://host/module nor git+https://host/path "
+            "(git+ssh, git+file too).",
+        ),
+        (
+            "[mirror.repos.gentoo]\nupstreams = ['rsync://a/b']\npath = '/x'",
+            "cluster.toml:3: mirror.repos.gentoo.path: "
+            "a repository has either upstreams or a path.",
+        ),
+        (
+            "[mirror.repos.gentoo]\nupstreams = ['rsync://a/b', 'git+https://a/b']",
+            "cluster.toml:2: mirror.repos.gentoo.upstreams: "
+            "upstreams are either all rsync or all git.",
         ),
         ("classes = {}", "cluster.toml:1: classes: at least one class is needed."),
         (

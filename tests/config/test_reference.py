@@ -33,6 +33,8 @@ def test_every_option_that_is_not_set_by_default_has_an_example() -> None:
         "signing.home": ["/root/.gnupg"],
         "signing.key": ["0123456789ABCDEF0123456789ABCDEF01234567"],
         "serve.access_log": ["/var/log/headnode-access.log"],
+        "mirror.repos.<name>.openpgp_key": ["/usr/share/openpgp-keys/gentoo-release.asc"],
+        "mirror.repos.<name>.path": ["/var/db/repos/site"],
     }
 
 
@@ -42,8 +44,7 @@ def test_a_row_has_name_type_limits_default_and_meaning() -> None:
         "| `serve.http_port` | port, 1 to 65535 | `8080` | TCP port of the HTTP server. |" in rows
     )
     assert (
-        "| `mirror.repos.<name>.upstreams` | list of rsync:// addresses, 1 or more | must be given "
-        "| rsync:// addresses, tried in order. |"
+        "| `mirror.distfiles.parallel` | whole number, 1 or more | `4` | Files fetched at once. |"
     ) in rows
     assert (
         "| `classes.<name>.package_mask` | list of lines | `[]` "

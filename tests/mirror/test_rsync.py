@@ -51,6 +51,7 @@ def test_argv_is_complete_and_never_in_place(tmp_path: Path) -> None:
         Path("/state/staging"),
         link_dest=tmp_path,
         stall_s=120,
+        bwlimit_kib=500,
         exclude=("/local",),
     )
     assert argv == [
@@ -72,6 +73,8 @@ def test_argv_is_complete_and_never_in_place(tmp_path: Path) -> None:
         "--out-format=%i %n",
         "--timeout=120",
         "--contimeout=30",
+        "--sockopts=TCP_NODELAY",
+        "--bwlimit=500",
         f"--link-dest={tmp_path}",
         "--exclude=/local",
         "rsync://host/module/",
@@ -111,6 +114,19 @@ def test_code_5_is_told_apart_by_what_rsync_said() -> None:
     assert gone.why == "the server has no such module (code 5)"
     assert explain("u", Path("t"), -9, "", "").why == "rsync ended with signal 9"
     assert explain("u", Path("t"), 99, "", "").why == "rsync ended with code 99"
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "lasting"),
+    [
+        (5, "@ERROR: max connections (1) reached -- try again later", False),
+        (5, "@ERROR: Unknown module 'nope'", True),
+        *((code, "", False) for code in (10, 12, 23, 30, 35)),
+        *((code, "", True) for code in (2, 4, 6)),
+    ],
+)
+def test_what_a_pause_cannot_cure_is_not_tried_again(code: int, tail: str, lasting: bool) -> None:
+    assert explain("u", Path("t"), code, "", tail).lasting is lasting
 
 
 def test_a_tree_arrives_with_its_figures_and_its_progress(

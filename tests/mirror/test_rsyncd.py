@@ -78,6 +78,7 @@ def test_the_configuration_is_read_only_chrooted_and_as_nobody() -> None:
         "pid file = /s/pid\nlock file = /s/lock\nlog file = /s/log\n"
         "read only = yes\nlist = yes\nnumeric ids = yes\nmunge symlinks = no\n"
         "max connections = 64\ntimeout = 300\nrefuse options = checksum\ndont compress = *\n"
+        "socket options = TCP_NODELAY\n"
         "\n[gentoo-portage]\npath = /s/current/\ncomment = newest tree\n"
     )
     assert argv(Path("/s/conf")) == ["rsync", "--daemon", "--no-detach", "--config=/s/conf"]
