@@ -176,3 +176,30 @@ def unknown_atom(output: str) -> tuple[str, str] | None:
 def lacking(plan: Sequence[Step]) -> list[str]:
     """The packages of a closure for which there is no binary yet."""
     return [step.cpv for step in plan if step.kind is Kind.EBUILD]
+
+
+def binaries_argv(wanted: str, *, sonames: bool = False) -> list[str]:
+    """Ask a blade for what it would install of `wanted` (an atom or a set) from binaries alone.
+
+    It is asked as if nothing were installed. With `sonames`, each library that a package needs must
+    come with another. Pure.
+    """
+    return [
+        *("emerge", *QUIET, "--pretend", "--verbose", "--emptytree", "--oneshot"),
+        *("--with-bdeps=n", "--getbinpkgonly", "--binpkg-respect-use=y"),
+        f"--ignore-soname-deps={'n' if sonames else 'y'}",
+        wanted,
+    ]
+
+
+def converged_argv() -> list[str]:
+    """Ask a blade what it would still do to be up to date. Pure."""
+    return ["emerge", *QUIET, "--pretend", "--verbose", "--update", "--deep", "--newuse", "@world"]
+
+
+def use_argv(cpv: str) -> list[str]:
+    """Ask a blade which USE flags it would build a package with. Pure."""
+    return [
+        *("emerge", *QUIET, "--ignore-default-opts", "--pretend", "--verbose", "--nodeps"),
+        *("--usepkg=n", "--getbinpkg=n", f"={cpv}"),
+    ]

@@ -220,6 +220,12 @@ class Class(Section):
     package_mask: tuple[Line, ...] = Field(
         (), description="Lines of package.mask, as in `>=dev-lang/python-3.14`."
     )
+    smoke: tuple[Line, ...] = Field(
+        (),
+        examples=[["munge --no-input | unmunge", "sinfo --version"]],
+        description="Shell commands that must succeed on a lab blade with the new generation "
+        "before a ring gets it: what would hurt most if it broke.",
+    )
     rings: dict[Ring, Nodes] = Field(
         default_factory=lambda: {"canary": "blade[01-02]", "fleet": "blade[03-58]"},
         description="Rings in the order in which a generation reaches them, each a node set.",
@@ -245,6 +251,46 @@ class Class(Section):
                     raise misplaced(f"{node} is in two rings, {seen[node]} and {ring}", ring)
                 seen[node] = ring
         return rings
+
+
+class Gate(StrEnum):
+    """What a generation can have to pass before a ring gets it, the cheapest first."""
+
+    INTEGRITY = "integrity"
+    MONOTONIC = "monotonic"
+    CLOSURE = "closure"
+    SONAME = "soname"
+    SMOKE = "smoke"
+    CONVERGED = "converged"
+    WAY_BACK = "way-back"
+
+
+class Publish(Section):
+    """What a generation has to pass before a ring gets it."""
+
+    gates: tuple[Gate, ...] = Field(
+        tuple(Gate),
+        description="The gates that are asked; docs/gates.md says what each looks at. All of them, "
+        "since one bad publish costs a whole cluster. A machine that cannot run lab blades (no "
+        "root's rights, no overlayfs) can do `integrity` and `monotonic`. Empty: none is asked.",
+    )
+    max_gone_percent: Count = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Share of a ring's packages, in percent, that may disappear at once even where "
+        "the set says so: a truncated world file says so too. 0: never refuse for that.",
+    )
+    pull_timeout_s: Seconds = Field(
+        3600.0,
+        description="Seconds that a pull on the lab blade may take. The first one installs "
+        "everything; later ones what changed.",
+    )
+    smoke_timeout_s: Seconds = Field(
+        60.0,
+        description="Seconds that one `smoke` command, or one check that a package brings, may "
+        "take.",
+    )
 
 
 class TransportKind(StrEnum):
@@ -308,6 +354,7 @@ class Cluster(Section):
         default_factory=lambda: {"blade": Class()},
         description="Classes of blades, by name. The usual cluster has one, `blade`.",
     )
+    publish: Publish = Publish()
     distcc: Distcc = Distcc()
     rollout: Rollout = Rollout()
 

@@ -18,7 +18,7 @@ from config.model import Section
 from config.options import Option
 
 WIDTH = 90
-ORDER = ("serve", "classes", "mirror", "build", "distcc", "rollout", "state")
+ORDER = ("serve", "classes", "mirror", "build", "publish", "distcc", "rollout", "state")
 """The tables in the order in which a newcomer edits them."""
 
 INTRO = """\

@@ -22,6 +22,7 @@ from headnode.errors import MirrorError, PublishError
 from headnode.files import locked
 from mirror import distfiles, rsync_output, sets, tree
 from mirror.wanted import Package, plan
+from schedules.gates import gates_of
 from schedules.observer import Observer
 from schedules.site import Site
 
@@ -177,7 +178,13 @@ def build_once(site: Site, class_name: str, *, fresh: bool = False, watch: Obser
 
 
 def publish_once(
-    site: Site, class_name: str, ring: str | None, *, now: datetime, asked: Asked = Asked()
+    site: Site,
+    class_name: str,
+    ring: str | None,
+    *,
+    now: datetime,
+    asked: Asked = Asked(),
+    watch: Observer,
 ) -> Published:
     """Put what was built last in front of a ring (None: the first).
 
@@ -185,7 +192,7 @@ def publish_once(
         PublishError, BusyError: the ring is as it was.
     """
     site.require_space()
-    return publish(site.binhost(class_name), _order(site, class_name, ring, now, asked))
+    return publish(site.binhost(class_name), _order(site, class_name, ring, now, asked, watch))
 
 
 def promote_once(
@@ -196,6 +203,7 @@ def promote_once(
     *,
     now: datetime,
     asked: Asked = Asked(),
+    watch: Observer,
 ) -> Published:
     """Put a generation (None: the newest) in front of a ring.
 
@@ -203,7 +211,9 @@ def promote_once(
         PublishError, BusyError: the ring is as it was.
     """
     site.require_space()
-    return promote(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
+    return promote(
+        site.binhost(class_name), _order(site, class_name, ring, now, asked, watch), number
+    )
 
 
 def rollback_once(
@@ -214,19 +224,26 @@ def rollback_once(
     *,
     now: datetime,
     asked: Asked = Asked(),
+    watch: Observer,
 ) -> Published:
     """Put an older generation (None: the one that it had before) in front of a ring again.
 
     Raises:
         PublishError, BusyError: the ring is as it was.
     """
-    return rollback(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
+    return rollback(
+        site.binhost(class_name), _order(site, class_name, ring, now, asked, watch), number
+    )
 
 
-def _order(site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked) -> Order:
+def _order(
+    site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked, watch: Observer
+) -> Order:
+    waivers = Waivers(names=asked.waive, note=asked.note)
     return Order(
         ring=site.ring(class_name, ring),
         now=now,
         why=asked.note,
-        waivers=Waivers(names=asked.waive, note=asked.note),
+        gates=gates_of(site, waivers=waivers, now=now, watch=watch),
+        waivers=waivers,
     )
