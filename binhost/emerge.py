@@ -63,13 +63,25 @@ def sources_argv(set_name: str) -> list[str]:
     ]
 
 
-def build_argv(cpvs: Iterable[str], *, jobs: int) -> list[str]:
-    """Build these packages even where they are installed; what they need may come as a binary."""
+def preserved_argv() -> list[str]:
+    """Ask what links to libraries that are only kept for it. Pure."""
+    return [
+        *("emerge", *QUIET, "--pretend", "--verbose", "--oneshot", "--usepkg=n"),
+        "@preserved-rebuild",
+    ]
+
+
+def build_argv(cpvs: Iterable[str], *, jobs: int, anew: Sequence[str] = ()) -> list[str]:
+    """Build these packages even where they are installed; what they need may come as a binary.
+
+    `anew` are names (`category/name`) that are built although there are binaries of them.
+    """
     return [
         *("emerge", *QUIET, "--quiet-build=y", f"--jobs={jobs}", f"--load-average={jobs + 1}"),
         *("--keep-going", "--oneshot"),
         *("--update", "--deep", "--selective=n", "--with-bdeps=y"),
         *BINARIES,
+        *([f"--usepkg-exclude={' '.join(anew)}"] if anew else []),
         *(f"={cpv}" for cpv in cpvs),
     ]
 

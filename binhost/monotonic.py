@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from binhost.index import field
+from binhost.index import cp_of, field
 from binhost.records import GateReport
 from config.model import Gate
 
@@ -120,7 +120,7 @@ def _by_name(stand: Stand) -> dict[str, list[str]]:
     """The entries of each package name: several where it has several slots."""
     found: dict[str, list[str]] = {}
     for entry in stand.entries.values():
-        found.setdefault(_cp(str(field(entry, "CPV"))), []).append(entry)
+        found.setdefault(cp_of(str(field(entry, "CPV"))), []).append(entry)
     return found
 
 
@@ -162,9 +162,3 @@ def _name_of(atom: str) -> str | None:
     if atom.startswith("@"):
         return None
     return str(Atom(atom, allow_wildcard=True, allow_repo=True).cp)
-
-
-def _cp(cpv: str) -> str:
-    from portage.versions import cpv_getkey
-
-    return str(cpv_getkey(cpv))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from binhost import soname
+from binhost.index import cp_of
 from headnode.process import run
 
 LDCONFIG_S = 60.0
@@ -63,10 +64,8 @@ def _machine(file: Path) -> str | None:
 
 
 def _key(folder: Path) -> str:
-    from portage.versions import cpv_getkey
-
     slot = _text(folder / "SLOT").partition("/")[0] or "0"
-    return f"{cpv_getkey(f'{folder.parent.name}/{folder.name}')}:{slot}"
+    return f"{cp_of(f'{folder.parent.name}/{folder.name}')}:{slot}"
 
 
 def _provides(folder: Path) -> frozenset[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from binhost.index import field
+from binhost.index import cp_of, field
 
 
 def parse(text: str) -> frozenset[str]:
@@ -73,10 +73,8 @@ def left_behind(chosen: Iterable[str], known: Iterable[str]) -> dict[str, tuple[
 
 def _key(entry: str) -> str:
     """Package and slot, without sub-slot: what an update replaces."""
-    from portage.versions import cpv_getkey
-
     slot = (field(entry, "SLOT") or "0").partition("/")[0]
-    return f"{cpv_getkey(str(field(entry, 'CPV')))}:{slot}"
+    return f"{cp_of(str(field(entry, 'CPV')))}:{slot}"
 
 
 def _is_younger(library: str | None, user: str) -> bool:

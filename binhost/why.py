@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from binhost.emerge import Step, binaries_argv, explain_no_plan, parse_plan, use_argv
-from binhost.index import field
+from binhost.index import cp_of, field
 from headnode.process import Completed
 
 
@@ -49,7 +49,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether `atom` would be taken as a binary: `taken` is as what, if so.
+    """Whether `atom` would be taken as a binary: `taken` is as what, if so, `plan` with what.
 
     `needed` is the atom that could not be had, the same or one that it needs, and `by` the packages
     that lead there, the nearest first.
@@ -57,6 +57,7 @@ class Verdict:
 
     atom: str
     taken: str | None = None
+    plan: tuple[str, ...] = ()
     needed: str = ""
     by: tuple[str, ...] = ()
     reasons: tuple[Reason, ...] = ()
@@ -91,12 +92,13 @@ def explain(atom: str, entries: Iterable[str], ask: Ask) -> Verdict:
 def judge(atom: str, done: Completed, entries: list[str], ask: Ask) -> Verdict:
     """The verdict of an emerge that was asked for `atom` (`binaries_argv`)."""
     if done.code == 0:
-        return Verdict(atom=atom, taken=_taken(atom, parse_plan(done.output)))
+        plan = parse_plan(done.output)
+        return Verdict(atom=atom, taken=_taken(atom, plan), plan=tuple(step.cpv for step in plan))
     said = done.output + done.errors
     verdict = read(atom, said, entries)
     if any(reason.kind is Kind.USE and not reason.text for reason in verdict.reasons):
         reasons = [_with_flags(reason, entries, ask) for reason in verdict.reasons]
-        verdict = Verdict(atom=atom, needed=verdict.needed, by=verdict.by, reasons=tuple(reasons))
+        verdict = replace(verdict, reasons=tuple(reasons))
     return verdict
 
 
@@ -209,7 +211,7 @@ def _absent(atom: str, entries: list[str]) -> Reason:
     there = {
         str(field(entry, "CPV")): field(entry, "SLOT") or "0"
         for entry in entries
-        if _cp_of(entry) == wanted.cp
+        if cp_of(str(field(entry, "CPV"))) == wanted.cp
     }
     has = ", ".join(f"{cpv}:{slot}" for cpv, slot in sorted(there.items()))
     if not there:
@@ -226,12 +228,6 @@ def _plain(atom: str) -> Any:
     from portage.dep import Atom
 
     return Atom(atom, allow_repo=True).without_repo.without_use.without_slot
-
-
-def _cp_of(entry: str) -> str:
-    from portage.versions import cpv_getkey
-
-    return str(cpv_getkey(str(field(entry, "CPV"))))
 
 
 def _with_flags(reason: Reason, entries: list[str], ask: Ask) -> Reason:

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from headnode.commands import (
+    binhost,
     blades,
     build,
     distcc,
@@ -57,6 +58,7 @@ def cli(context: click.Context, config_path: Path | None, verbose: bool) -> None
 
 for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
+    binhost.binhost,
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, serve.serve, lab.lab),
 ):
     cli.add_command(command)

@@ -11,7 +11,7 @@ import click
 from binhost.publish import Published
 from binhost.records import GateReport
 from headnode.commands.context import Settings, chosen_class, class_option, json_option, now
-from headnode.console import Watcher, say, show_json, table
+from headnode.console import Watcher, say, show_json, table, warn
 from schedules.cycle import Asked, promote_once, publish_once, rollback_once
 from schedules.gates import verdict
 
@@ -121,6 +121,9 @@ def _show(done: Published, as_json: bool) -> None:
     if not done.moved:
         say(f"Ring {deployment.ring} has generation {generation.number} already.")
         return
+    for each in deployment.gates or generation.gates:
+        if each.warns:
+            warn(each.report)
     show_gates(deployment.gates or generation.gates)
     new = f", {len(done.new_packages)} of them new" if done.new_packages else ""
     say(
