@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from blades.setup import is_program
 from config.portage import Rendered
@@ -346,11 +347,9 @@ def down(folder: Path) -> bool:
 
 
 @contextmanager
-def running(
-    folder: Path, blades: Mapping[str, Rendered], *, lower: Path = Path("/")
-) -> Iterator[Lab]:
-    """A lab for the block; down again after it, however it ends."""
-    lab = up(folder, blades, lower=lower)
+def running(folder: Path, blades: Mapping[str, Rendered], **options: Any) -> Iterator[Lab]:
+    """A lab for the block (see `up`); down again after it, however it ends."""
+    lab = up(folder, blades, **options)
     try:
         yield lab
     finally:

@@ -94,16 +94,15 @@ def converged(run: Run) -> GateReport:
     return GateReport(gate=Gate.CONVERGED, passed=not plan, report=text)
 
 
-def way_back(pulled: BladeReport, newer: Generation, older: Generation) -> GateReport:
-    """What came of a blade at `newer` that was to pull `older`. Pure."""
-    if pulled.good:
-        text = f"A lab blade went from generation {newer.number} back to {older.number}."
-    else:
+def way_back(trouble: str, newer: Generation, older: Generation) -> GateReport:
+    """What came of a blade at `newer` that was to pull `older`; `trouble` is why it could not."""
+    text = f"A lab blade went from generation {newer.number} back to {older.number}."
+    if trouble:
         text = (
             f"No way back by emerge: a lab blade at generation {newer.number} cannot pull "
-            f"{older.number}: {pulled.error}"
+            f"{older.number}: {trouble}"
         )
-    return GateReport(gate=Gate.WAY_BACK, passed=pulled.good, report=text)
+    return GateReport(gate=Gate.WAY_BACK, passed=not trouble, report=text)
 
 
 def smoke(

@@ -17,10 +17,11 @@ from binhost.gates import Gates, Move, MoveKind, Waivers
 from binhost.monotonic import Stand
 from binhost.records import GateReport, Generation
 from config.model import Gate
-from headnode.errors import EnvironmentLacksError, NodeError
+from headnode.errors import EnvironmentLacksError, MirrorError, NodeError, PublishError
 from schedules import examine, walked
 from schedules.observer import Observer
 from schedules.rehearse import Ground, Trial, opened, state_digest
+from schedules.rollout import BladeReport
 from schedules.site import Site
 
 ASKED = {
@@ -211,11 +212,18 @@ class _Examination:
             return _Start(text=at)
         self.watch.say(f"A new lab blade pulls generation {present.number}, which the ring has")
         trial.start(fresh=True)
-        pulled = trial.bring(present, self._entries(present), self.now)
-        if pulled.good:
+        trouble = self._trouble(trial, present)
+        if not trouble:
             return _Start(text=at)
         text = f"with nothing installed (it cannot be brought to generation {present.number}"
-        return _Start(text=f"{text}, which the ring has: {pulled.error})", trouble=pulled.error)
+        return _Start(text=f"{text}, which the ring has: {trouble})", trouble=trouble)
+
+    def _trouble(self, trial: Trial, present: Generation) -> str:
+        """Why the blade cannot be brought to what the ring has; empty if it was."""
+        try:
+            return _why_not(trial.bring(present, self._entries(present), self.now))
+        except (MirrorError, PublishError) as error:  # its tree, or its entries, are no more
+            return str(error)
 
     def _way_back(self, trial: Trial) -> GateReport:
         move, present = self.move, self.move.present
@@ -224,9 +232,9 @@ class _Examination:
             return GateReport(gate=Gate.WAY_BACK, passed=True, report=text)
         self.watch.say(f"A lab blade goes back to generation {present.number}")
         trial.go_apart()
-        pulled = trial.bring(present, self._entries(present), self.now)
-        report = examine.way_back(pulled, move.generation, present)
-        if not pulled.good:
+        trouble = self._trouble(trial, present)
+        report = examine.way_back(trouble, move.generation, present)
+        if trouble:
             return report.model_copy(update={"passed": True, "warns": True})
         self._remember(Gate.WAY_BACK, move.generation, present, report)
         return report
@@ -238,8 +246,8 @@ class _Examination:
             text = f"The lab blade starts {start.text}: no way back can be tried."
             return GateReport(gate=Gate.WAY_BACK, passed=False, report=text)
         self.watch.say(f"A lab blade goes back to generation {move.generation.number}")
-        pulled = trial.bring(move.generation, move.entries, self.now)
-        report = examine.way_back(pulled, present, move.generation)
+        trouble = _why_not(trial.bring(move.generation, move.entries, self.now))
+        report = examine.way_back(trouble, present, move.generation)
         if report.passed:
             trial.keep(move.generation)
             self._remember(Gate.WAY_BACK, present, move.generation, report)
@@ -252,3 +260,8 @@ class _Start:
 
     text: str
     trouble: str = ""
+
+
+def _why_not(pulled: BladeReport) -> str:
+    """Why a pull failed; empty if it did not. Pure."""
+    return "" if pulled.good else pulled.error or f"the pull {pulled.result}"

@@ -250,8 +250,8 @@ def opened(ground: Ground, generation: Generation, entries: Mapping[str, str]) -
     pool = Bind(source=real.pool.folder, target=PurePosixPath(ground.binhost.pool.folder))
     config = ground.folder / "cluster.toml"
     write_atomic(config, template.render(_values(ground)))
-    lab = labs.up(folder, {}, lower=ground.root, later=(ground.blade.name, BACK), binds=(pool,))
     try:
+        lab = labs.up(folder, {}, lower=ground.root, later=(ground.blade.name, BACK), binds=(pool,))
         _serve(lab, config)
         yield Trial(ground, lab, ground.setup(generation, entries))
     finally:
