@@ -117,7 +117,7 @@ def test_one_binary_that_fits_no_use_flag_is_named_and_a_library_that_nobody_has
     assert {gate for gate, each in reports.items() if not each.passed} == {"closure", "soname"}
     assert reports["closure"].report == (
         "@blade would not be taken as a binary.\n"
-        "It comes to app-misc/flagged, which @blade needs.\n"
+        "It comes to =app-misc/flagged-1, which @blade needs.\n"
         "app-misc/flagged-1: it was built with other USE flags than the blade has; the blade wants "
         "-extra."
     )

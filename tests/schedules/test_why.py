@@ -1,5 +1,6 @@
 """`headnode binhost why`: each reason why the real emerge does not take a binary, and said."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -153,12 +154,14 @@ def test_what_the_index_says_of_a_binary_can_be_the_reason(
     served: Any, package: str, line: str, atom: str, kind: Kind, text: str
 ) -> None:
     index = served.binhost.folder / "rings/fleet/current/Packages"
-    before = index.read_text()
+    before, packed = index.read_text(), index.with_suffix(".gz")  # which Portage asks for first
     try:
         index.write_bytes(with_line(before, package, line))
+        packed.write_bytes(gzip.compress(index.read_bytes()))
         verdict = why(served, atom)
     finally:
         index.write_text(before)
+        packed.write_bytes(gzip.compress(before.encode()))
     assert [(each.kind, each.text) for each in verdict.reasons] == [(kind, text)]
     if package == "libgate":
         assert (verdict.needed, verdict.by) == ("dev-libs/libgate:0/1=", ("app-misc/tool-1",))
