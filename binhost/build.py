@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from binhost import builder
+from binhost import builder, rebuild
 from binhost.builder import Workshop
 from binhost.emerge import (
     Failure,
@@ -19,7 +20,7 @@ from binhost.emerge import (
     progress_line,
     unfetched,
 )
-from binhost.index import name_of
+from binhost.index import cp_of, name_of
 from binhost.pool import package_names
 from binhost.records import BuildResult, Configuration, read, save
 from config.portage import ETC, LOGDIR
@@ -93,18 +94,20 @@ def build(
     started = time.monotonic()
     before = package_names(shop.staging)
     with builder.running(shop, fresh=fresh) as node:
+        emerge = partial(_emerge, node, shop, jobs=jobs, timeout_s=timeout_s, report=report)
         plan = builder.closure(node)
-        wanted = lacking(plan)
-        if wanted:
+        if wanted := lacking(plan):
             report(f"{len(wanted)} packages to build: {', '.join(wanted)}")
-            _emerge(node, shop, wanted, jobs=jobs, timeout_s=timeout_s, report=report)
+            emerge(wanted)
+            plan = builder.closure(node)
+        again, packages = _build_again(node, shop, plan, emerge, report)
         result = BuildResult(
             class_name=class_name,
             snapshots=snapshots,
             atoms=atoms,
             header=builder.read_header(node),
-            packages=_complete(builder.closure(node) if wanted else plan),
-            built=tuple(wanted),
+            packages=packages,
+            built=tuple(dict.fromkeys((*wanted, *again))),
             configuration=configuration_of(shop),
             finished=datetime.now(UTC),
             seconds=round(time.monotonic() - started, 1),
@@ -112,6 +115,29 @@ def build(
     _require_same_root(shop, before)
     save(shop.folder / "result.json", result)
     return result
+
+
+def _build_again(
+    node: Node, shop: Workshop, plan: list[Step], emerge: Callable[..., None], report: Report
+) -> tuple[list[str], tuple[str, ...]]:
+    """Build what links to libraries that moved, until nothing does; with the closure's packages.
+
+    Each package is built again once at most: where that did not help, the gate `soname` says so.
+    """
+    again: list[str] = []
+    while True:
+        packages = _complete(plan)
+        moved = rebuild.left_behind(shop, packages)
+        kept = [step.cpv for step in rebuild.preserved(shop, node)]
+        todo = [cpv for cpv in dict.fromkeys((*moved, *kept)) if cpv not in again]
+        if not todo:
+            return again, packages
+        for cpv in todo:
+            why = f"it links to {', '.join(moved[cpv])}" if cpv in moved else "@preserved-rebuild"
+            report(f"To build again: {cpv} ({why})")
+        emerge(todo, anew=[cp_of(cpv) for cpv in todo])
+        again += todo
+        plan = builder.closure(node)
 
 
 def _require_same_root(shop: Workshop, before: set[str]) -> None:
@@ -134,7 +160,14 @@ def _complete(plan: list[Step]) -> tuple[str, ...]:
 
 
 def _emerge(
-    node: Node, shop: Workshop, wanted: list[str], *, jobs: int, timeout_s: float, report: Report
+    node: Node,
+    shop: Workshop,
+    wanted: list[str],
+    *,
+    jobs: int,
+    timeout_s: float,
+    report: Report,
+    anew: Sequence[str] = (),
 ) -> None:
     before = package_names(shop.staging)
     with (shop.logs / "emerge.out").open("w", buffering=1) as out:
@@ -144,7 +177,7 @@ def _emerge(
             if text := progress_line(line):
                 report(text)
 
-        argv = build_argv(wanted, jobs=jobs)
+        argv = build_argv(wanted, jobs=jobs, anew=anew)
         try:
             done = node.run(argv, timeout_s=timeout_s, check=False, on_line=show)
         except CommandError as error:

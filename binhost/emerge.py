@@ -63,13 +63,25 @@ def sources_argv(set_name: str) -> list[str]:
     ]
 
 
-def build_argv(cpvs: Iterable[str], *, jobs: int) -> list[str]:
-    """Build these packages even where they are installed; what they need may come as a binary."""
+def preserved_argv() -> list[str]:
+    """Ask what links to libraries that are only kept for it. Pure."""
+    return [
+        *("emerge", *QUIET, "--pretend", "--verbose", "--oneshot", "--usepkg=n"),
+        "@preserved-rebuild",
+    ]
+
+
+def build_argv(cpvs: Iterable[str], *, jobs: int, anew: Sequence[str] = ()) -> list[str]:
+    """Build these packages even where they are installed; what they need may come as a binary.
+
+    `anew` are names (`category/name`) that are built although there are binaries of them.
+    """
     return [
         *("emerge", *QUIET, "--quiet-build=y", f"--jobs={jobs}", f"--load-average={jobs + 1}"),
         *("--keep-going", "--oneshot"),
         *("--update", "--deep", "--selective=n", "--with-bdeps=y"),
         *BINARIES,
+        *([f"--usepkg-exclude={' '.join(anew)}"] if anew else []),
         *(f"={cpv}" for cpv in cpvs),
     ]
 
@@ -176,3 +188,30 @@ def unknown_atom(output: str) -> tuple[str, str] | None:
 def lacking(plan: Sequence[Step]) -> list[str]:
     """The packages of a closure for which there is no binary yet."""
     return [step.cpv for step in plan if step.kind is Kind.EBUILD]
+
+
+def binaries_argv(wanted: str, *, sonames: bool = False) -> list[str]:
+    """Ask a blade for what it would install of `wanted` (an atom or a set) from binaries alone.
+
+    It is asked as if nothing were installed. With `sonames`, each library that a package needs must
+    come with another. Pure.
+    """
+    return [
+        *("emerge", *QUIET, "--pretend", "--verbose", "--emptytree", "--oneshot"),
+        *("--with-bdeps=n", "--getbinpkgonly", "--binpkg-respect-use=y"),
+        f"--ignore-soname-deps={'n' if sonames else 'y'}",
+        wanted,
+    ]
+
+
+def converged_argv() -> list[str]:
+    """Ask a blade what it would still do to be up to date. Pure."""
+    return ["emerge", *QUIET, "--pretend", "--verbose", "--update", "--deep", "--newuse", "@world"]
+
+
+def use_argv(cpv: str) -> list[str]:
+    """Ask a blade which USE flags it would build a package with. Pure."""
+    return [
+        *("emerge", *QUIET, "--ignore-default-opts", "--pretend", "--verbose", "--nodeps"),
+        *("--usepkg=n", "--getbinpkg=n", f"={cpv}"),
+    ]

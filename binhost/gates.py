@@ -12,19 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from binhost.records import GateReport, Generation
+from config.model import Gate
 from headnode.errors import ConfigError, PublishError
-
-
-class Gate(StrEnum):
-    """The gates by name, in the order in which they are asked: the cheapest first."""
-
-    INTEGRITY = "integrity"
-    LICENCE = "licence"
-    MONOTONIC = "monotonic"
-    CLOSURE = "closure"
-    SONAME = "soname"
-    SMOKE = "smoke"
-    CONVERGED = "converged"
 
 
 class MoveKind(StrEnum):

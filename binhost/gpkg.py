@@ -66,6 +66,22 @@ def _read(file: IO[bytes]) -> bytes:
     return data
 
 
+def is_signed(path: Path) -> bool:
+    """Whether a package has signatures, whatever they are worth.
+
+    Source: GLEP 78: `<member>.sig` beside each member, and a clear-signed Manifest.
+
+    Raises:
+        PublishError: it is no whole gpkg.
+    """
+    try:
+        with tarfile.open(path, "r:") as container:
+            names = {PurePosixPath(member.name).name for member in container.getmembers()}
+    except _UNREADABLE as error:
+        raise _broken(path, str(error) or type(error).__name__) from error
+    return any(name.startswith("image.tar") and name.endswith(".sig") for name in names)
+
+
 def _metadata_member(container: tarfile.TarFile, path: Path) -> tarfile.TarInfo:
     members = {PurePosixPath(member.name).name: member for member in container.getmembers()}
     if FORMAT not in members or "Manifest" not in members:

@@ -107,14 +107,19 @@ def cpv_of(metadata: Mapping[str, str], pool_path: PurePosixPath) -> str:
     return cpv
 
 
+def cp_of(cpv: str) -> str:
+    """The package's name, `category/name`, of a `category/name-version`. Pure."""
+    from portage.versions import cpv_getkey
+
+    return str(cpv_getkey(cpv))
+
+
 def name_of(cpv: str, build_id: int | str) -> str:
     """The name in the pool (and below PKGDIR) of a build of a package. Pure.
 
     Source: portage.dbapi.bintree, `_allocate_filename_multi`.
     """
-    from portage.versions import cpv_getkey
-
-    return f"{cpv_getkey(cpv)}/{PurePosixPath(cpv).name}-{build_id}.gpkg.tar"
+    return f"{cp_of(cpv)}/{PurePosixPath(cpv).name}-{build_id}.gpkg.tar"
 
 
 def _body(index: Any) -> str:

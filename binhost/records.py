@@ -44,11 +44,16 @@ class BuildResult(Record):
 
 
 class GateReport(Record):
-    """What one gate found, in plain words. `waived` is why it was let through all the same."""
+    """What one gate found, in plain words.
+
+    `warns` is something that whoever publishes must know although it holds nothing up; `waived` is
+    why it was let through all the same.
+    """
 
     gate: str
     passed: bool
     report: str
+    warns: bool = False
     waived: str = ""
 
     @property

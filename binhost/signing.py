@@ -97,7 +97,10 @@ class Signer:
                 pass
 
     def verify(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """Check packages the way a blade does; those that it would refuse, with the reason."""
+        """Check packages the way a blade does; those that it would refuse, with the reason.
+
+        One of another format has no signature that Portage would look at.
+        """
         paths = list(paths)
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             found = dict(zip(paths, pool.map(self._fault, paths), strict=True))

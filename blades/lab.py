@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from config.portage import Rendered, is_program
 from headnode.errors import NodeError
@@ -99,19 +100,26 @@ def hosts_text(known: Mapping[str, IPv4Address]) -> str:
 def bridge_batch(pids: Mapping[str, int], address: IPv4Address) -> str:
     """What `ip -batch` does in the headnode's network: the bridge, and a cable to each node. Pure.
 
-    `pids` are the nodes' process numbers; each finds its end of the cable as `eth0`.
+    `pids` are the nodes' process numbers.
     """
     lines = [
         "link add br0 type bridge",
         f"address add {address}/{NETWORK.prefixlen} dev br0",
         "link set br0 up",
     ]
-    for number, pid in enumerate(pids.values()):
-        lines += [
-            f"link add port{number} type veth peer name eth0 netns {pid}",
-            f"link set port{number} master br0 up",
-        ]
-    return "\n".join(lines) + "\n"
+    cables = [cable_batch(pid, f"port{number}") for number, pid in enumerate(pids.values())]
+    return "\n".join(lines) + "\n" + "".join(cables)
+
+
+def addresses_in(hosts: str) -> dict[str, IPv4Address]:
+    """The address of each name in what `hosts_text` wrote. Pure."""
+    pairs = (line.split() for line in hosts.splitlines())
+    return {name: IPv4Address(address) for address, name in pairs}
+
+
+def cable_batch(pid: int, port: str) -> str:
+    """A cable from the bridge to process `pid`, which finds its end as `eth0`. Pure."""
+    return f"link add {port} type veth peer name eth0 netns {pid}\nlink set {port} master br0 up\n"
 
 
 def _ip(lab: Path, node: Node, name: str, batch: str) -> None:
@@ -121,14 +129,29 @@ def _ip(lab: Path, node: Node, name: str, batch: str) -> None:
     run(argv, timeout_s=IP_TIMEOUT_S)
 
 
-def _blade_spec(lab: Path, name: str, lower: Path, setup: Rendered) -> NodeSpec:
+def blade_spec(
+    lab: Path,
+    name: str,
+    lower: Path,
+    setup: Rendered,
+    *,
+    store: Path | None = None,
+    beneath: tuple[Path, ...] = (),
+    hidden: tuple[Path, ...] = (),
+) -> NodeSpec:
+    """A blade of the lab in the folder `lab`, its files written: to be started, or to `join`.
+
+    `store` is where its overlay is, if not in the lab; for `beneath` and further `hidden` folders
+    see `NodeSpec`.
+    """
     spec = NodeSpec(
         name=name,
-        store=lab / "nodes" / name,
+        store=store or lab / "nodes" / name,
         lower=lower,
         binds=environment_binds(root=lower),
-        hidden=(lab,),
+        hidden=(lab, *hidden),
         throwaway=True,
+        beneath=beneath,
     )
     provide_emerge(spec)
     for folder in OWN_FOLDERS:
@@ -140,15 +163,16 @@ def _blade_spec(lab: Path, name: str, lower: Path, setup: Rendered) -> NodeSpec:
     for link, target in setup.links.items():
         path = spec.upper / link.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         path.symlink_to(target)
     return spec
 
 
-def _machine_node(lab: Path, name: str) -> NodeSpec:
+def _machine_node(lab: Path, name: str, binds: Sequence[Bind] = ()) -> NodeSpec:
     """A node that sees the machine's files, but only the lab's network."""
     hosts = Bind(source=lab / "hosts", target=PurePosixPath("/etc/hosts"))
     store = lab / "nodes" / name
-    return NodeSpec(name=name, store=store, lower=None, binds=(hosts,), hidden=RESOLVERS)
+    return NodeSpec(name=name, store=store, lower=None, binds=(hosts, *binds), hidden=RESOLVERS)
 
 
 def up(
@@ -157,8 +181,12 @@ def up(
     *,
     lower: Path = Path("/"),
     life: Life = Life.WITH_STARTER,
+    later: Sequence[str] = (),
+    binds: Sequence[Bind] = (),
 ) -> Lab:
     """Put up a lab of `blades` (name -> files that it starts with) over the root `lower`.
+
+    `later` are names of blades that `join` brings in; `binds` are for the lab's headnode.
 
     Raises:
         NodeError: a lab is up in that folder already, or a node did not come up (then all that
@@ -174,12 +202,11 @@ def up(
             raise NodeError(f"A lab is up in {folder}.", remedy="Take it down: headnode lab down.")
         remove_tree(folder / "nodes")
         (folder / "nodes").mkdir()
-        known = addresses(list(blades))
+        known = addresses([*blades, *later])
         write_atomic(folder / "hosts", hosts_text(known))
         write_atomic(folder / "enter", enter_script(folder), mode=0o755)
-        lab = Lab(
-            folder=folder, nodes={HEADNODE: start(_machine_node(folder, HEADNODE), life=life)}
-        )
+        headnode = start(_machine_node(folder, HEADNODE, binds), life=life)
+        lab = Lab(folder=folder, nodes={HEADNODE: headnode})
         try:
             _save(lab)  # `down` finds it by this, also when what follows is killed
             return _fill(lab, blades, known, lower, life)
@@ -196,7 +223,7 @@ def _fill(
     life: Life,
 ) -> Lab:
     specs = [_machine_node(lab.folder, UPSTREAM)]
-    specs += [_blade_spec(lab.folder, name, lower, files) for name, files in blades.items()]
+    specs += [blade_spec(lab.folder, name, lower, files) for name, files in blades.items()]
     nodes = {node.name: node for node in start_all(specs, inside=lab.headnode.pid, life=life)}
     full = Lab(folder=lab.folder, nodes={**lab.nodes, **nodes})
     try:
@@ -214,10 +241,35 @@ def _connect(lab: Lab, known: Mapping[str, IPv4Address]) -> None:
     cables = bridge_batch({name: node.pid for name, node in others.items()}, known[HEADNODE])
     _ip(lab.folder, lab.headnode, HEADNODE, cables)
     for name, node in others.items():
-        own = f"address add {known[name]}/{NETWORK.prefixlen} dev eth0\nlink set eth0 up\n"
-        _ip(lab.folder, node, name, own)
-        place = lab.folder / "nodes" / name / "pid"
-        write_atomic(place, f"{_inner_pid(node.pid)} {node.started}\n")
+        _settle(lab, name, node, known[name])
+
+
+def _settle(lab: Lab, name: str, node: Node, address: IPv4Address) -> None:
+    own = f"address add {address}/{NETWORK.prefixlen} dev eth0\nlink set eth0 up\n"
+    _ip(lab.folder, node, name, own)
+    place = lab.folder / "nodes" / name / "pid"
+    write_atomic(place, f"{_inner_pid(node.pid)} {node.started}\n")
+
+
+def join(lab: Lab, spec: NodeSpec) -> Lab:
+    """Bring one more blade into a lab that is up, and return the lab with it.
+
+    Its name was among `later` when the lab was put up. It ends with the lab at the latest.
+
+    Raises:
+        NodeError, EnvironmentLacksError: it does not come up.
+    """
+    node = start(spec, inside=lab.headnode.pid)
+    full = Lab(folder=lab.folder, nodes={**lab.nodes, spec.name: node})
+    try:
+        address = addresses_in((lab.folder / "hosts").read_text())[spec.name]
+        _ip(lab.folder, lab.headnode, HEADNODE, cable_batch(node.pid, f"port.{node.pid}"))
+        _settle(full, spec.name, node, address)
+        _save(full)
+    except BaseException:
+        node.stop()
+        raise
+    return full
 
 
 def _inner_pid(pid: int) -> int:
@@ -294,11 +346,9 @@ def down(folder: Path) -> bool:
 
 
 @contextmanager
-def running(
-    folder: Path, blades: Mapping[str, Rendered], *, lower: Path = Path("/")
-) -> Iterator[Lab]:
-    """A lab for the block; down again after it, however it ends."""
-    lab = up(folder, blades, lower=lower)
+def running(folder: Path, blades: Mapping[str, Rendered], **options: Any) -> Iterator[Lab]:
+    """A lab for the block (see `up`); down again after it, however it ends."""
+    lab = up(folder, blades, **options)
     try:
         yield lab
     finally:

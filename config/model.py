@@ -374,6 +374,12 @@ class Class(Section):
         "ACCEPT_LICENSE. The default is the group of that name in the main repository's "
         "profiles/license_groups. RESTRICT=bindist is refused whatever the licence.",
     )
+    smoke: tuple[Line, ...] = Field(
+        (),
+        examples=[["munge --no-input | unmunge", "sinfo --version"]],
+        description="Shell commands that must succeed on a lab blade with the new generation "
+        "before a ring gets it: what would hurt most if it broke.",
+    )
     rings: dict[Ring, Nodes] = Field(
         default_factory=lambda: {"canary": "blade[01-02]", "fleet": "blade[03-58]"},
         description="Rings in the order in which a generation reaches them, each a node set.",
@@ -416,6 +422,47 @@ class Binhost(Section):
         description="Days for which a generation is kept after the last ring left it. A blade that "
         "was in the middle of a merge, or switched off for the weekend, still holds that index and "
         "fetches its files. 0: none is kept for that.",
+    )
+
+
+class Gate(StrEnum):
+    """What a generation can have to pass before a ring gets it, the cheapest first."""
+
+    INTEGRITY = "integrity"
+    LICENCE = "licence"
+    MONOTONIC = "monotonic"
+    CLOSURE = "closure"
+    SONAME = "soname"
+    SMOKE = "smoke"
+    CONVERGED = "converged"
+    WAY_BACK = "way-back"
+
+
+class Publish(Section):
+    """What a generation has to pass before a ring gets it."""
+
+    gates: tuple[Gate, ...] = Field(
+        tuple(Gate),
+        description="The gates that are asked; docs/gates.md says what each looks at. All of them, "
+        "since one bad publish costs a whole cluster. A machine that cannot run lab blades (no "
+        "root's rights, no overlayfs) can do `integrity` and `monotonic`. Empty: none is asked.",
+    )
+    max_gone_percent: Count = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Share of a ring's packages, in percent, that may disappear at once even where "
+        "the set says so: a truncated world file says so too. 0: never refuse for that.",
+    )
+    pull_timeout_s: Seconds = Field(
+        3600.0,
+        description="Seconds that a pull on the lab blade may take. The first one installs "
+        "everything; later ones what changed.",
+    )
+    smoke_timeout_s: Seconds = Field(
+        60.0,
+        description="Seconds that one `smoke` command, or one check that a package brings, may "
+        "take.",
     )
 
 
@@ -518,6 +565,7 @@ class Cluster(Section):
     )
     signing: Signing = Signing()
     binhost: Binhost = Binhost()
+    publish: Publish = Publish()
     distcc: Distcc = Distcc()
     rollout: Rollout = Rollout()
 

@@ -19,7 +19,7 @@ from config.options import Option
 
 WIDTH = 90
 ORDER = (
-    *("serve", "classes", "mirror", "build", "binhost", "signing", "distcc", "rollout"),
+    *("serve", "classes", "mirror", "build", "publish", "binhost", "signing", "distcc", "rollout"),
     "state",
 )
 """The tables in the order in which a newcomer edits them."""

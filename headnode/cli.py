@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from headnode.commands import (
+    binhost,
     blades,
     build,
     distcc,
@@ -60,6 +61,7 @@ for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, keys.keys),
     *(serve.serve, lab.lab),
+    binhost.binhost,
 ):
     cli.add_command(command)
 

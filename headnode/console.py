@@ -36,6 +36,11 @@ def note(text: str) -> None:
     err.print(text, style="dim" if err.is_terminal else None, markup=False)
 
 
+def warn(text: str) -> None:
+    """Say loudly what must not be missed."""
+    err.print(f"WARNING: {text}", style="bold red" if err.is_terminal else None, markup=False)
+
+
 def say(text: str) -> None:
     """Print a result."""
     out.print(text, markup=False)

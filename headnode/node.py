@@ -68,7 +68,9 @@ class NodeSpec:
     `lower` is the root it is laid over and never writes to; None gives it the machine's own root as
     it is (the lab's headnode: a network of its own, but the real state folder). `hidden` folders
     are empty in the node, but for what is bound below them. `throwaway` lets overlayfs skip syncing
-    to disk, for an upper that is never mounted twice.
+    to disk, for an upper that is worth nothing after a power cut. `beneath` are uppers of nodes
+    that are down: they lie between the node's own upper and `lower`, the uppermost first, and are
+    only read.
     """
 
     name: str
@@ -77,6 +79,7 @@ class NodeSpec:
     binds: tuple[Bind, ...] = ()
     hidden: tuple[Path, ...] = ()
     throwaway: bool = False
+    beneath: tuple[Path, ...] = ()
 
     @property
     def upper(self) -> Path:
@@ -91,7 +94,7 @@ def _words(*words: object) -> str:
 def _overlay_script(spec: NodeSpec, lower: Path) -> list[str]:
     options = ",".join(
         [
-            f"lowerdir={lower}",
+            f"lowerdir={':'.join(str(layer) for layer in (*spec.beneath, lower))}",
             f"upperdir={spec.upper}",
             f"workdir={spec.store / 'work'}",
             # What lets the lower change between two mounts (overlayfs.rst, "Changes to underlying
@@ -192,7 +195,7 @@ def check_spec(spec: NodeSpec) -> None:
     Raises:
         NodeError: naming the path.
     """
-    for path in (spec.store, *([spec.lower] if spec.lower else [])):
+    for path in (spec.store, *spec.beneath, *([spec.lower] if spec.lower else [])):
         if any(mark in str(path) for mark in ',:\\"'):
             raise NodeError(
                 f"overlayfs cannot take the path {path}.",
@@ -200,6 +203,9 @@ def check_spec(spec: NodeSpec) -> None:
             )
     if spec.lower is not None and not spec.lower.is_dir():
         raise NodeError(f"{spec.name}: the root {spec.lower} is not a folder.")
+    for layer in spec.beneath:
+        if not layer.is_dir():
+            raise NodeError(f"{spec.name}: the layer {layer} is not a folder.")
     for bind in spec.binds:
         if not bind.source.exists():
             raise NodeError(f"{spec.name}: {bind.source} is not there to be bound in.")

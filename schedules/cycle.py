@@ -24,7 +24,7 @@ from mirror import distfiles, sets, tree
 from mirror.guard import Waiver
 from mirror.wanted import Package, plan
 from schedules import distfiles as site_distfiles
-from schedules.licences import licence_gates
+from schedules.gates import gates_of
 from schedules.observer import Observer
 from schedules.site import Site
 from schedules.trees import prune_trees, sync_trees
@@ -183,7 +183,13 @@ def build_once(site: Site, class_name: str, *, fresh: bool = False, watch: Obser
 
 
 def publish_once(
-    site: Site, class_name: str, ring: str | None, *, now: datetime, asked: Asked = Asked()
+    site: Site,
+    class_name: str,
+    ring: str | None,
+    *,
+    now: datetime,
+    asked: Asked = Asked(),
+    watch: Observer,
 ) -> Published:
     """Put what was built last in front of a ring (None: the first).
 
@@ -191,7 +197,7 @@ def publish_once(
         PublishError, BusyError: the ring is as it was.
     """
     site.require_space()
-    return publish(site.binhost(class_name), _order(site, class_name, ring, now, asked))
+    return publish(site.binhost(class_name), _order(site, class_name, ring, now, asked, watch))
 
 
 def promote_once(
@@ -202,6 +208,7 @@ def promote_once(
     *,
     now: datetime,
     asked: Asked = Asked(),
+    watch: Observer,
 ) -> Published:
     """Put a generation (None: the newest) in front of a ring.
 
@@ -209,7 +216,9 @@ def promote_once(
         PublishError, BusyError: the ring is as it was.
     """
     site.require_space()
-    return promote(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
+    return promote(
+        site.binhost(class_name), _order(site, class_name, ring, now, asked, watch), number
+    )
 
 
 def rollback_once(
@@ -220,6 +229,7 @@ def rollback_once(
     *,
     now: datetime,
     asked: Asked = Asked(),
+    watch: Observer,
 ) -> Published:
     """Put an older generation (None: the one that it had before) in front of a ring again.
 
@@ -227,7 +237,9 @@ def rollback_once(
         PublishError, BusyError: the ring is as it was.
     """
     # No look at the free space: the way back stays open on a full disk.
-    return rollback(site.binhost(class_name), _order(site, class_name, ring, now, asked), number)
+    return rollback(
+        site.binhost(class_name), _order(site, class_name, ring, now, asked, watch), number
+    )
 
 
 def renew_once(site: Site, *, now: datetime) -> list[Published]:
@@ -239,16 +251,19 @@ def renew_once(site: Site, *, now: datetime) -> list[Published]:
     found = []
     for class_name, cls in site.cluster.classes.items():
         for ring in cls.rings:
-            done = renew(site.binhost(class_name), _order(site, class_name, ring, now, Asked()))
+            done = renew(site.binhost(class_name), Order(ring=ring, now=now))
             found += [done] if done and done.moved else []
     return found
 
 
-def _order(site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked) -> Order:
+def _order(
+    site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked, watch: Observer
+) -> Order:
+    waivers = Waivers(names=asked.waive, note=asked.note)
     return Order(
         ring=site.ring(class_name, ring),
         now=now,
         why=asked.note,
-        gates=lambda move: licence_gates(site, move),
-        waivers=Waivers(names=asked.waive, note=asked.note),
+        gates=gates_of(site, waivers=waivers, now=now, watch=watch),
+        waivers=waivers,
     )

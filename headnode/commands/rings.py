@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import click
 
 from binhost.publish import Published
+from binhost.records import GateReport
 from headnode.commands.context import (
     Settings,
     chosen_class,
@@ -18,8 +19,9 @@ from headnode.commands.context import (
     number_of,
     warn_if_stale,
 )
-from headnode.console import say, show_json
+from headnode.console import Watcher, say, show_json, table, warn
 from schedules.cycle import Asked, promote_once, publish_once, rollback_once
+from schedules.gates import verdict
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,7 +61,9 @@ def publish(
     Example: headnode publish --ring canary --note "openssl security fix"
     """
     site = settings.site()
-    done = publish_once(site, chosen_class(site, class_name), ring, now=now(), asked=asked)
+    name = chosen_class(site, class_name)
+    with Watcher() as watch:
+        done = publish_once(site, name, ring, now=now(), asked=asked, watch=watch)
     warn_if_stale(site)
     _show(done, as_json)
 
@@ -86,7 +90,9 @@ def promote(
     site = settings.site()
     name = chosen_class(site, class_name)
     number = number_of(site, name, generation)
-    _show(promote_once(site, name, ring, number, now=now(), asked=asked), as_json)
+    with Watcher() as watch:
+        done = promote_once(site, name, ring, number, now=now(), asked=asked, watch=watch)
+    _show(done, as_json)
 
 
 @click.command()
@@ -115,7 +121,9 @@ def rollback(
     site = settings.site()
     name = chosen_class(site, class_name)
     number = number_of(site, name, generation)
-    _show(rollback_once(site, name, ring, number, now=now(), asked=asked), as_json)
+    with Watcher() as watch:
+        done = rollback_once(site, name, ring, number, now=now(), asked=asked, watch=watch)
+    _show(done, as_json)
 
 
 def _show(done: Published, as_json: bool) -> None:
@@ -126,8 +134,26 @@ def _show(done: Published, as_json: bool) -> None:
     if not done.moved:
         say(f"Ring {deployment.ring} has generation {generation.number} already.")
         return
+    for each in deployment.gates or generation.gates:
+        if each.warns:
+            warn(each.report)
+    show_gates(deployment.gates or generation.gates)
     new = f", {len(done.new_packages)} of them new" if done.new_packages else ""
     say(
         f"Ring {deployment.ring} has generation {generation.number} now: "
         f"{len(generation.packages)} packages{new} (deployment {deployment.sequence})."
     )
+
+
+def show_gates(reports: Sequence[GateReport]) -> None:
+    """Print what each gate said, a line each."""
+    if reports:
+        table(
+            ("gate", "result", "report"),
+            ((each.gate, verdict(each), _one_line(each)) for each in reports),
+        )
+
+
+def _one_line(report: GateReport) -> str:
+    text = report.report.partition("\n")[0]
+    return f"{text} (waived: {report.waived})" if report.waived else text

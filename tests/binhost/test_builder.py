@@ -3,6 +3,7 @@
 All tests share one builder, as a night's builds do: each moves it on from where it is.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 
 from binhost import build as build_step
-from binhost import builder
+from binhost import builder, rebuild
 from binhost.build import build, explain_failure, last_result
 from binhost.builder import Workshop
 from binhost.emerge import Failure
+from binhost.gpkg import read_metadata
 from binhost.pool import Pool, package_names
-from binhost.publish import Binhost, publish
+from binhost.publish import Binhost, Order, publish
 from config.portage import Rendered
 from headnode.errors import BuildError
 from mirror.upstream import metadata
@@ -64,8 +66,9 @@ def pool_publish(works: Any) -> None:
         folder=works.state / "binhost/blade",
         build_folder=works.state / "build/blade",
         pool_url="http://h/pool",
+        repos_of=lambda _: {},
     )
-    publish(host, "canary", why="", now=datetime.now(UTC), repos_of=lambda _: {})
+    publish(host, Order(ring="canary", now=datetime.now(UTC)))
 
 
 def test_every_package_of_the_set_has_a_package_file_in_staging(works: Any) -> None:
@@ -299,6 +302,55 @@ def test_a_package_that_the_pool_lost_is_built_anew_under_a_name_never_given(wor
     assert name.replace("-1.gpkg", "-2.gpkg") in result.packages
     pool_publish(works)
     assert package_names(works.shop().staging).isdisjoint(result.packages)
+
+
+LIBRARY = """src_compile() {
+	echo 'int shift_by(void) { return 1; }' > shift.c || die
+	gcc -shared -fPIC -Wl,-soname,libshift.so.${PV} -o libshift.so.${PV} shift.c || die
+}
+src_install() {
+	into /usr
+	dolib.so libshift.so.${PV}
+	dosym libshift.so.${PV} /usr/$(get_libdir)/libshift.so
+}"""
+USER = """RDEPEND="dev-libs/libshift"
+DEPEND="${RDEPEND}"
+src_compile() {
+	echo 'int shift_by(void); int main(void) { return shift_by() - 1; }' > use.c || die
+	gcc -o useshift use.c -lshift || die
+}
+src_install() { dobin useshift; }"""
+
+
+def linked(works: Any, result: Any) -> dict[str, str | None]:
+    """Package file to the shared objects it requires, of those that use the library."""
+    return {
+        name.rpartition("/")[2]: " ".join(read_metadata(path)["REQUIRES"].split())
+        for name in result.packages
+        if "/useshift/" in name
+        for path in [works.shop().staging / name]
+    }
+
+
+def test_a_library_that_moves_its_soname_without_a_sub_slot_has_its_users_built_again(
+    works: Any,
+) -> None:
+    atoms = ("app-misc/useshift", "dev-libs/libshift")
+    write_ebuild(works, "dev-libs/libshift-1", LIBRARY)
+    write_ebuild(works, "app-misc/useshift-1", USER)
+    first = works.build("shift1", *atoms)
+    assert linked(works, first) == {"useshift-1-1.gpkg.tar": "x86_64: libc.so.6 libshift.so.1"}
+
+    write_ebuild(works, "dev-libs/libshift-2", LIBRARY)
+    reports: list[str] = []
+    second = works.build("shift2", *atoms, reports=reports)
+    assert second.built == ("dev-libs/libshift-2", "app-misc/useshift-1")
+    assert ("To build again: app-misc/useshift-1 (it links to x86_64: libshift.so.1)") in reports
+    assert linked(works, second) == {"useshift-1-2.gpkg.tar": "x86_64: libc.so.6 libshift.so.2"}
+    assert works.build("shift3", *atoms).built == ()
+    upper = works.shop().folder / "upper"
+    assert json.loads((upper / rebuild.REGISTRY).read_text()) == {}
+    assert not (upper / "usr/lib/libshift.so.1").exists()
 
 
 def test_a_damaged_record_of_the_last_build_is_none(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_gate_is_waived_by_a_name_that_there_is_and_with_a_note() -> None:
         Waivers(names=frozenset({"smok"}), note="x")
     assert str(error.value) == (
         "There is no gate smok. The gates are integrity, licence, monotonic, closure, soname, "
-        "smoke, converged."
+        "smoke, converged, way-back."
     )
     with pytest.raises(ConfigError) as error:
         Waivers(names=frozenset({"smoke"}), note=" ")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -19,7 +19,7 @@ from config.model import Rollout
 from config.portage import Rendered
 from headnode.errors import BusyError, NodeError
 from headnode.files import locked
-from headnode.node import Life, start_time
+from headnode.node import Bind, Life, start_time
 from headnode.process import end_group
 from schedules.rollout import PULL, Result, rollout_once
 
@@ -458,6 +458,25 @@ def test_addresses_are_given_in_order() -> None:
         "blade02": "10.77.0.4",
     }
     assert len(set(addresses([f"blade{n}" for n in range(1000)]).values())) == 1002
+
+
+def test_a_blade_that_joins_later_is_reached_and_ends_with_the_lab(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    word = tmp_path / "word"
+    word.write_text("bound")
+    bind = Bind(source=word, target=PurePosixPath("/mnt/word"))
+    store = tmp_path / "kept"
+    with running(folder, rendered(1), later=("late",), binds=(bind,)) as lab:
+        spec = labs.blade_spec(folder, "late", Path("/"), BLADE, store=store)
+        lab = labs.join(lab, spec)
+        late = lab.node("late")
+        assert late.run([PULL], timeout_s=30).output.startswith("merging")
+        late.run(["ping", "-c1", "-W5", "blade01"], timeout_s=30)
+        lab.node("blade01").run(["ping", "-c1", "-W5", "late"], timeout_s=30)
+        assert lab.headnode.run(["cat", "/mnt/word"], timeout_s=30).output == "bound"
+        assert set(load(folder).nodes) == {"headnode", "upstream", "blade01", "late"}
+    assert not late.alive()
+    assert (store / "upper/etc/portage/make.conf").exists()
 
 
 def test_every_node_is_in_the_hosts_file() -> None:

@@ -69,6 +69,7 @@ def test_the_file_begins_with_what_a_newcomer_edits_first() -> None:
         "[mirror.repos.gentoo]",
         "[mirror.distfiles]",
         "[build]",
+        "[publish]",
         "[binhost]",
         "[signing]",
         "[distcc]",

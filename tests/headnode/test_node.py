@@ -142,6 +142,31 @@ def test_what_a_builder_wrote_is_there_when_it_comes_up_again(tmp_path: Path) ->
 
 
 @pytest.mark.lab
+def test_a_layer_beneath_is_seen_over_the_root_and_never_written(tmp_path: Path) -> None:
+    root, layer = tmp_path / "root", tmp_path / "layer"
+    for folder in ("bin", "etc", "lib", "lib64", "sbin", "usr"):
+        if (ROOT / folder).is_symlink():
+            (root / folder).parent.mkdir(exist_ok=True)
+            (root / folder).symlink_to((ROOT / folder).readlink())
+        else:
+            (root / folder).mkdir(parents=True)
+    (root / "etc/word").write_text("root's")
+    (layer / "etc").mkdir(parents=True)
+    (layer / "etc/word").write_text("layer's")
+    usr = Bind(source=ROOT / "usr", target=PurePosixPath("/usr"))
+    node = start(spec(tmp_path, lower=root, beneath=(layer,), binds=(usr,)))
+    try:
+        assert said(node, "cat /etc/word; echo mine > /etc/word; cat /etc/word") == "layer'smine"
+    finally:
+        node.stop()
+    assert (layer / "etc/word").read_text() == "layer's"
+    assert (root / "etc/word").read_text() == "root's"
+    with pytest.raises(NodeError) as error:
+        start(spec(tmp_path, beneath=(tmp_path / "none",)))
+    assert str(error.value) == f"n1: the layer {tmp_path / 'none'} is not a folder."
+
+
+@pytest.mark.lab
 def test_a_node_starts_with_what_was_written_into_its_upper(tmp_path: Path) -> None:
     one = spec(tmp_path)
     write_upper(one, {"/etc/portage/make.conf": 'USE="x"\n'})
