@@ -16,7 +16,7 @@ import pytest
 from binhost.gates import Move, MoveKind
 from binhost.publish import Binhost, Published
 from binhost.records import BuildResult, read, save
-from config.model import Class, Cluster, Publish, Rollout, State
+from config.model import Class, Cluster, Publish, Rollout, Signing, SigningMode, State
 from mirror import sets
 from mirror.tree import Folder
 from mirror.upstream import metadata
@@ -186,6 +186,7 @@ def site_of(state: Path, atoms: tuple[str, ...], publish: dict[str, Any], **more
         },
         publish=Publish(**publish),
         rollout=Rollout(),
+        signing=Signing(mode=SigningMode.OFF),
     )
     return Site(cluster=cluster)
 

@@ -123,7 +123,7 @@ def generate(here: Path, number: int, stamp: str) -> str:
         snapshots=snapshots,
         atoms=(),
         header={},
-        packages=(),
+        packages={},
         configuration=Configuration(files={}, links={}),
         entries_sha256="",
     )
