@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -186,6 +187,11 @@ def install(running: Rehearsal) -> tuple[int, str]:
 
 
 def test_what_is_published_is_signed_and_every_blade_takes_it(running: Rehearsal) -> None:
+    # What a lab blade makes of each move is tested by itself, and would take most of the time.
+    gates = re.compile(r"^gates = \[.*?\]$", re.MULTILINE | re.DOTALL)
+    text, count = gates.subn('gates = ["integrity"]', running.config.read_text())
+    assert count == 1
+    running.config.write_text(text)
     configure(running, "@system", "sys-apps/bladeinfo", VICTIM)
     for words in (("mirror", "sync"), ("build",), ("publish",), ("promote", "--ring", "fleet")):
         running.headnode(*words)

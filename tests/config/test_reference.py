@@ -44,7 +44,8 @@ def test_a_row_has_name_type_limits_default_and_meaning() -> None:
         "| `serve.http_port` | port, 1 to 65535 | `8080` | TCP port of the HTTP server. |" in rows
     )
     assert (
-        "| `mirror.distfiles.parallel` | whole number, 1 or more | `8` | Files fetched at once, from all hosts together. |"
+        "| `mirror.distfiles.parallel` | whole number, 1 or more | `8` | Files fetched at once, "
+        "from all hosts together. |"
     ) in rows
     assert (
         "| `classes.<name>.package_mask` | list of lines | `[]` "

@@ -33,6 +33,8 @@ def served(world: Any) -> Any:
         repos=binhost.repos_of(move.generation.snapshots),
         pool_url=binhost.pool_url,
         now=world.now,
+        valid=binhost.valid,
+        signer=binhost.signer,
     )
     return world
 
