@@ -109,7 +109,7 @@ class Signer:
     def _sign(self, path: Path) -> None:
         from portage.exception import PortageException
 
-        for half_signed in path.parent.glob(f"{path.name}.*"):
+        for half_signed in path.parent.glob(f"{path.name}.[0-9]*"):
             half_signed.unlink()  # Portage's, of a run that was killed
         try:
             _package(path, self._settings("binpkg-ignore-signature")).update_signature()

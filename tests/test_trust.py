@@ -30,6 +30,7 @@ from mirror.upstream.assemble import bump
 pytestmark = pytest.mark.lab
 
 VICTIM = "app-misc/colours"
+SEEN_S = 1.5  # the server looks once a second whether a file of the pool is another: none ever is
 BLADES = ("blade01", "blade02", "blade03")
 
 
@@ -45,6 +46,7 @@ def on(running: Rehearsal, blade: str, *command: str) -> str:
 
 def pull(running: Rehearsal, nodes: str = "blade01") -> Any:
     """The reports of blades that pull."""
+    time.sleep(SEEN_S)
     words = ("rollout", "run", "--nodes", nodes, "--json")
     return json.loads(running.headnode(*words, check=False).output)
 
@@ -88,7 +90,7 @@ def pool_file(running: Rehearsal, package: str = VICTIM) -> Path:
 @contextmanager
 def changed(*paths: Path) -> Iterator[None]:
     """Files and folders that may be changed in the block, and are as they were after it."""
-    kept = {path: path.with_name(f"{path.name}.kept") for path in paths}
+    kept = {path: path.with_name(f".{path.name}.kept") for path in paths}
     for path, copy in kept.items():
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, copy, symlinks=True)
@@ -179,6 +181,7 @@ def install(running: Rehearsal) -> tuple[int, str]:
     """Plain emerge of the victim on a blade that does not have it; what it says."""
     remove(running, "blade01")
     forget(running, "blade01")
+    time.sleep(SEEN_S)
     blade = running.lab.node("blade01")
     argv = ["emerge", "--color=n", "--getbinpkgonly", "--oneshot", VICTIM]
     done = blade.run(argv, timeout_s=300, check=False)
