@@ -108,7 +108,12 @@ class Ground:
     def cluster(self) -> Cluster:
         """The cluster as the lab's blade sees it."""
         real = self.site.cluster
-        here = {"host": labs.HEADNODE, "listen": "0.0.0.0"}  # noqa: S104 (in the lab)
+        here = {
+            "host": labs.HEADNODE,
+            "listen": "0.0.0.0",  # noqa: S104 (in the lab)
+            "backend_port": 0,  # no nginx is in front there
+            "access_log": None,
+        }
         return real.model_copy(
             update={
                 "state": State(path=self.state, reserve_mib=0),
@@ -278,7 +283,7 @@ def _values(ground: Ground) -> dict[str, object]:
     }
     return {
         "state": {"path": str(ground.state), "reserve_mib": 0},
-        "serve": cluster.serve.model_dump(mode="json"),
+        "serve": cluster.serve.model_dump(mode="json", exclude_none=True),
         "mirror": {"repos": repos},
         "classes": {ground.class_name: {"rings": rings}},
     }

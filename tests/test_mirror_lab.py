@@ -29,7 +29,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterato
     """A lab of one blade whose headnode has published a generation of one package, and serves."""
     with rehearsal.running(tmp_path_factory.mktemp("lab"), 1, cache=tarballs) as up:
         text = up.config.read_text()
-        up.config.write_text(text.replace('"cluster-meta/blade"', '"app-misc/bladecount"'))
+        up.config.write_text(
+            text.replace('"cluster-meta/blade"', '"@system", "app-misc/bladecount"')
+        )
         rehearsal.start_headnode(up)
         for words in (("mirror", "sync"), ("build",), ("publish",)):
             up.headnode(*words)

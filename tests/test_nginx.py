@@ -23,7 +23,7 @@ def behind_nginx(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> It
     """A lab of one blade that has published one package, with nginx at the headnode's HTTP port."""
     folder = tmp_path_factory.mktemp("lab")
     with rehearsal.running(folder, 1, cache=tarballs) as up:
-        text = up.config.read_text().replace('"cluster-meta/blade"', f'"{PACKAGE}"')
+        text = up.config.read_text().replace('"cluster-meta/blade"', f'"@system", "{PACKAGE}"')
         text = text.replace("backend_port = 0", "backend_port = 8081\naccess_log = 'access.log'")
         up.config.write_text(text)
         rehearsal.start_headnode(up)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ def pool_publish(works: Any) -> None:
         build_folder=works.state / "build/blade",
         pool_url="http://h/pool",
         repos_of=lambda _: {},
+        keys=None,
+        valid=timedelta(days=14),
     )
     publish(host, Order(ring="canary", now=datetime.now(UTC)))
 
