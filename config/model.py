@@ -443,7 +443,7 @@ class Publish(Section):
 
     gates: tuple[Gate, ...] = Field(
         tuple(Gate),
-        description="The gates that are asked; docs/gates.md says what each looks at. All of them, "
+        description="The gates that are asked. All of them, "
         "since one bad publish costs a whole cluster. A machine that cannot run lab blades (no "
         "root's rights, no overlayfs) can do `integrity` and `monotonic`. Empty: none is asked.",
     )
