@@ -19,7 +19,7 @@ from binhost.emerge import (
     progress_line,
     unfetched,
 )
-from binhost.index import name_of
+from binhost.entry import name_of
 from binhost.pool import package_names
 from binhost.records import BuildResult, Configuration, read, save
 from config.portage import LOGDIR
