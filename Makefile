@@ -33,6 +33,10 @@ test-full: lint ## every test, the long ones too
 lab58: ready ## the cycle with 58 blades, for real
 	@$(PY) -m pytest -q tests/test_fleet.py $(ARGS)
 
+.PHONY: bench-index
+bench-index: ready ## one more package to 10,000, against emaint: 10 minutes; the last line is JSON
+	@$(PY) -m tests.bench.index $(ARGS)
+
 .PHONY: docs
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md
