@@ -205,6 +205,7 @@ def missing_tool(*tools: str) -> EnvironmentLacksError:
 
 PACKAGES = {
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",
+    "mksquashfs": "squashfs-tools (Debian), sys-fs/squashfs-tools[zstd] (Gentoo)",
     "mount": "mount (Debian), sys-apps/util-linux (Gentoo)",
     "nsenter": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
     "pivot_root": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
