@@ -33,6 +33,10 @@ test-full: lint ## every test, the long ones too
 lab58: ready ## the cycle with 58 blades, for real
 	@$(PY) -m pytest -q tests/test_fleet.py $(ARGS)
 
+.PHONY: bench-tree
+bench-tree: ready ## trees by image against rsync, and our sync against bare rsync
+	@$(PY) tests/bench/tree.py $(ARGS)
+
 .PHONY: docs
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md
