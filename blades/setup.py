@@ -5,6 +5,7 @@
     /etc/portage/…                 config.portage
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
     /usr/local/sbin/headnode-pull  blades/pull.py, as it is
+    /usr/local/sbin/headnode-tree  blades/tree.py, as it is; `blades.boot` has it started at boot
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from blades.boot import tree_files
 from blades.inventory import Blade
 from config.model import Cluster
 from config.portage import Rendered, blade_files, http_url
@@ -34,12 +36,15 @@ def setup_files(cluster: Cluster, blade: Blade, atoms: Sequence[str]) -> Rendere
     portage = blade_files(cluster, blade.name, atoms)
     pull = Path(__file__).with_name("pull.py").read_text()
     files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", PULL_PATH: pull}
-    return Rendered(files={**portage.files, **files}, links=portage.links)
+    trees = tree_files()
+    return Rendered(
+        files={**portage.files, **files, **trees.files}, links={**portage.links, **trees.links}
+    )
 
 
 def is_program(path: str) -> bool:
     """Whether the file at `path` is to be executable. Pure."""
-    return PurePosixPath(path).parent.name in ("bin", "sbin")
+    return PurePosixPath(path).parent.name in ("bin", "local.d", "sbin")
 
 
 def to_tar(rendered: Rendered) -> bytes:

@@ -17,6 +17,7 @@ from schedules.rollout import PULL
 CLUSTER = Cluster.model_validate(
     {"serve": {"host": "10.0.0.1", "http_port": 8081}, "classes": {"blade": {}}}
 )
+PROGRAMS = ("usr/local/sbin/headnode-pull", "usr/local/sbin/headnode-tree")
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_a_blade_is_given_the_pull_as_it_is(rendered: Rendered) -> None:
 def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
     assert sorted(rendered.files) == [
         "/etc/headnode/pull.json",
+        "/etc/local.d/headnode-tree.start",
         "/etc/portage/binrepos.conf/gentoobinhost.conf",
         "/etc/portage/make.conf",
         "/etc/portage/package.accept_keywords/headnode",
@@ -64,9 +66,14 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/etc/portage/package.use/headnode",
         "/etc/portage/repos.conf/gentoo.conf",
         "/etc/portage/sets/blade",
+        "/etc/systemd/system/headnode-tree.service",
         "/usr/local/sbin/headnode-pull",
+        "/usr/local/sbin/headnode-tree",
     ]
-    assert sorted(rendered.links) == ["/etc/portage/make.profile"]
+    assert sorted(rendered.links) == [
+        "/etc/portage/make.profile",
+        "/etc/systemd/system/multi-user.target.wants/headnode-tree.service",
+    ]
     assert rendered.files[str(pull.SET)] == "app-misc/a\napp-misc/b\n"
 
 
@@ -80,7 +87,8 @@ def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -
     assert unpacked == tree(tmp_path / "written")
     assert {f"/{name}" for name in unpacked} == {*rendered.files, *rendered.links}
     modes = {name: mode for name, (kind, mode, _) in unpacked.items() if kind == "file"}
-    assert modes.pop("usr/local/sbin/headnode-pull") == 0o755
+    for program in ("etc/local.d/headnode-tree.start", *PROGRAMS):
+        assert modes.pop(program) == 0o755
     assert set(modes.values()) == {0o644}
 
 
