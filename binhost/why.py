@@ -134,7 +134,9 @@ NO_TREE = "emerge gives another reason"
 
 def read(atom: str, said: str, entries: list[str]) -> Verdict:
     """What emerge's refusal says. A reason of another USE has no text yet: it names no flags."""
-    by = tuple(found["by"] for found in REQUIRED_BY.finditer(said))
+    # The atom that was asked for comes last, and says nothing; a set stands for all that it names.
+    named = [found["by"] for found in REQUIRED_BY.finditer(said)]
+    by = tuple(each for each in named if each != atom or each.startswith("@"))
     if found := OTHER_USE.search(said):
         reasons = [_other_use(each["cpv"], each["why"]) for each in CANDIDATE.finditer(said)]
     elif found := MASKED.search(said):

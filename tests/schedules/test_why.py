@@ -193,9 +193,7 @@ def test_a_package_without_a_signature_is_named_where_the_blade_wants_one(served
     assert asks_for_signature("[headnode]\nverify-signature = true\n")
     assert not asks_for_signature("[headnode]\nverify-signature = false\n")
     verdict = why(served, "app-misc/flagged")
-    entries = served.binhost.generations.entries
     pool = served.binhost.pool
-    assert entries is not None
     names = unsigned(pool.folder, pool.entries().values(), verdict.plan)
     assert names == ["app-misc/flagged-1"]
     refused = without_signature(verdict, names)
