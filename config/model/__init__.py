@@ -1,0 +1,80 @@
+"""Every option of cluster.toml: meaning, unit, default, and why that default.
+
+Unknown keys are refused; flags that would tie binaries to the headnode's own CPU are refused; a
+blade in two rings is refused. The manual's option page and the file that `headnode init` writes
+are made from this module.
+"""
+
+from __future__ import annotations
+
+from ClusterShell.NodeSet import NodeSet
+from pydantic import Field, field_validator
+
+from config.model.base import Section
+from config.model.build import Build, Class
+from config.model.fleet import Distcc, Rollout, TransportKind
+from config.model.headnode import Serve, State
+from config.model.mirror import Distfiles, Mirror, Repo, Scope
+from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
+from config.values import Name, misplaced
+
+__all__ = [
+    "Binhost",
+    "Build",
+    "Class",
+    "Cluster",
+    "Distcc",
+    "Distfiles",
+    "Gate",
+    "Mirror",
+    "Publish",
+    "Repo",
+    "Rollout",
+    "Scope",
+    "Section",
+    "Serve",
+    "Signing",
+    "SigningMode",
+    "State",
+    "TransportKind",
+]
+
+
+class Cluster(Section):
+    """All of cluster.toml."""
+
+    state: State = State()
+    serve: Serve = Serve()
+    mirror: Mirror = Mirror()
+    build: Build = Build()
+    classes: dict[Name, Class] = Field(
+        default_factory=lambda: {"blade": Class()},
+        description="Classes of blades, by name. The usual cluster has one, `blade`.",
+    )
+    signing: Signing = Signing()
+    binhost: Binhost = Binhost()
+    publish: Publish = Publish()
+    distcc: Distcc = Distcc()
+    rollout: Rollout = Rollout()
+
+    @field_validator("classes")
+    @classmethod
+    def _blades_are_in_one_class(cls, classes: dict[str, Class]) -> dict[str, Class]:
+        seen: dict[str, str] = {}
+        if not classes:
+            raise ValueError("at least one class is needed")
+        for name, each in classes.items():
+            for ring, nodes in each.rings.items():
+                for node in NodeSet(nodes):
+                    if (other := seen.setdefault(node, name)) != name:
+                        text = f"{node} is in two classes, {other} and {name}"
+                        raise misplaced(text, name, "rings", ring)
+        return classes
+
+    def place_of(self, blade: str) -> tuple[str, str] | None:
+        """The class and the ring that `blade` is in, or None if it is in none."""
+        for name, cls in self.classes.items():
+            for ring, nodes in cls.rings.items():
+                if blade in NodeSet(nodes):
+                    return name, ring
+        return None
