@@ -26,7 +26,7 @@ DIGEST = "SHA512"
 GPG = "gpg --batch --no-tty --quiet"
 
 
-class _Settings(dict[str, str]):
+class FormatSettings(dict[str, str]):
     """What `portage.gpkg` asks of Portage's configuration."""
 
     def __init__(self, features: frozenset[str], **values: str) -> None:
@@ -129,9 +129,9 @@ class Signer:
             return str(error) or type(error).__name__
         return ""
 
-    def _settings(self, *features: str) -> _Settings:
+    def _settings(self, *features: str) -> FormatSettings:
         home, verify_home = shlex.quote(str(self.home)), shlex.quote(str(self.verify_home))
-        return _Settings(
+        return FormatSettings(
             frozenset(features),
             BINPKG_GPG_SIGNING_BASE_COMMAND=f"{GPG} --sign --armor [PORTAGE_CONFIG]",
             BINPKG_GPG_SIGNING_DIGEST=DIGEST,
@@ -145,7 +145,7 @@ class Signer:
         )
 
 
-def _package(path: Path, settings: _Settings) -> Any:
+def _package(path: Path, settings: FormatSettings) -> Any:
     from portage.gpkg import gpkg
 
     return gpkg(settings=settings, gpkg_file=str(path))

@@ -68,12 +68,19 @@ def _check_value(text: str) -> str:
     return text
 
 
+def native_flag(text: str) -> str:
+    """The flag that has `native` as a value (-march=native, target-cpu=native); empty if none has.
+
+    Not the word in native-extensions.
+    """
+    found = re.search(r"\S*(?<![\w-])native(?![\w-])\S*", text)
+    return found[0] if found else ""
+
+
 def _check_flags(text: str) -> str:
-    """Refuse `native` as a value (-march=native, target-cpu=native), not in native-extensions."""
-    native = re.search(r"\S*(?<![\w-])native(?![\w-])\S*", text)
-    if native:
+    if native := native_flag(text):
         raise ValueError(
-            f"{native[0]} means the CPU that happens to compile: such binaries trap on another, "
+            f"{native} means the CPU that happens to compile: such binaries trap on another, "
             "and distcc helpers would each compile something else; name the oldest CPU of the "
             "class instead, as in -march=x86-64-v2"
         )

@@ -26,6 +26,7 @@ from headnode.commands import (
     rings,
     rollout,
     serve,
+    takeover,
 )
 from headnode.commands.context import Settings
 from headnode.console import err
@@ -61,7 +62,7 @@ for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, keys.keys),
     *(serve.serve, lab.lab),
-    binhost.binhost,
+    *(binhost.binhost, takeover.take_over),
 ):
     cli.add_command(command)
 
