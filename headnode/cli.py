@@ -18,6 +18,7 @@ from headnode.commands import (
     blades,
     build,
     distcc,
+    doctor,
     generations,
     init,
     keys,
@@ -62,7 +63,7 @@ for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, keys.keys),
     *(serve.serve, lab.lab),
-    *(binhost.binhost, takeover.take_over),
+    *(binhost.binhost, takeover.take_over, doctor.doctor),
 ):
     cli.add_command(command)
 

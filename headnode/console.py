@@ -46,6 +46,11 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
+def stand_out(text: str) -> None:
+    """Print a result that wants to be read."""
+    out.print(text, style="bold" if out.is_terminal else None, markup=False)
+
+
 class Watcher:
     """Shows how a step goes on: a bar with rate and time to go, or a line a step off a terminal."""
 
