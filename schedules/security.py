@@ -1,0 +1,133 @@
+"""What an administrator should know of what blades have: advisories, news, messages of ebuilds.
+
+Once for the fleet: a generation is looked at, and not 58 machines.
+
+::
+
+    <state>/read.json   the news items and messages that were read
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from binhost.advisories import Advisory, News, Unreadable, advisories, news, slots_of
+from binhost.kept import cpv_of_name
+from binhost.records import Generation
+from headnode.errors import PublishError
+from headnode.files import write_atomic
+from schedules.cycle import newest_set
+from schedules.site import Site
+
+ELOG = "elog"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """An advisory, and the generations and rings that it is about."""
+
+    advisory: Advisory
+    generations: tuple[int, ...]
+    rings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What an ebuild said to the administrator when it was built."""
+
+    name: str
+    package: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Everything that there is to know of some generations; `unreadable` advisories may hide more.
+
+    News and messages are those that were not read.
+    """
+
+    exposures: tuple[Exposure, ...]
+    unreadable: tuple[Unreadable, ...]
+    news: tuple[News, ...]
+    messages: tuple[Message, ...]
+
+
+def security_once(site: Site, class_name: str, words: Iterable[str] = ()) -> Known:
+    """Look at generations (numbers or tags; none: what rings have, and the newest).
+
+    The advisories are those of the newest tree, whatever tree the generation was built from.
+
+    Raises:
+        PublishError: there is no such generation.
+        MirrorError: nothing was synced yet.
+    """
+    binhost = site.binhost(class_name)
+    rings: dict[int, list[str]] = {}
+    for name in site.klass(class_name).rings:
+        if current := binhost.ring(name).current():
+            rings.setdefault(current.generation, []).append(name)
+    chosen = [binhost.generations.find(word) for word in words]
+    if not chosen:
+        latest = binhost.generations.latest()
+        numbers = sorted({*rings, *([latest.number] if latest else [])})
+        chosen = [binhost.generations.read(number) for number in numbers]
+    if not chosen:
+        raise PublishError("There is no generation yet.", remedy="headnode publish makes one.")
+    tree = site.repos_of(newest_set(site))[site.cluster.mirror.main_repo]
+    arch = chosen[-1].header.get("ARCH", "")
+    found: dict[Advisory | Unreadable, list[int]] = {}
+    for generation in chosen:
+        slots = slots_of(binhost.generations.entries(generation))
+        for each in advisories(tree, slots, arch):
+            found.setdefault(each, []).append(generation.number)
+    slots = slots_of(binhost.generations.entries(chosen[-1]))
+    read = read_names(site.state)
+    items = news(tree, slots, arch, site.klass(class_name).profile)
+    said = messages(binhost.build_folder, chosen)
+    return Known(
+        exposures=tuple(
+            Exposure(
+                advisory=each,
+                generations=tuple(numbers),
+                rings=tuple(ring for number in numbers for ring in rings.get(number, ())),
+            )
+            for each, numbers in found.items()
+            if isinstance(each, Advisory)
+        ),
+        unreadable=tuple(each for each in found if isinstance(each, Unreadable)),
+        news=tuple(each for each in items if each.name not in read),
+        messages=tuple(each for each in said if each.name not in read),
+    )
+
+
+def messages(build_folder: Path, generations: Iterable[Generation]) -> Iterator[Message]:
+    """What ebuilds said of the packages of these generations, the newest first.
+
+    Source: make.conf(5), PORTAGE_ELOG_SYSTEM=save: files `<category>:<pf>:<stamp>.log`.
+    """
+    packages = {cpv_of_name(name) for each in generations for name in each.packages}
+    found = (build_folder / "logs" / ELOG).glob("*:*:*.log")
+    for path in sorted(found, key=lambda path: path.name.rpartition(":")[2], reverse=True):
+        category, version, _ = path.name.split(":", 2)
+        if (package := f"{category}/{version}") in packages:
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            yield Message(name=path.name, package=package, text=text)
+
+
+def read_names(state: Path) -> set[str]:
+    """The names of what was read; damaged: nothing was."""
+    try:
+        return set(json.loads((state / "read.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return set()
+
+
+def mark_read(state: Path, known: Known) -> None:
+    """Have the news and messages of `known` count as read."""
+    now_read = {each.name for each in known.news} | {each.name for each in known.messages}
+    names = read_names(state) | now_read
+    write_atomic(state / "read.json", json.dumps(sorted(names), indent=1) + "\n")
