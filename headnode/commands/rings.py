@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import click
 
 from binhost.publish import Published
-from binhost.records import GateReport
 from headnode.commands.context import (
     Settings,
     chosen_class,
@@ -19,9 +18,8 @@ from headnode.commands.context import (
     number_of,
     warn_if_stale,
 )
-from headnode.console import Watcher, say, show_json, table, warn
+from headnode.console import Watcher, say, show_json, warn
 from schedules.cycle import Asked, promote_once, publish_once, rollback_once
-from schedules.gates import verdict
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -134,26 +132,15 @@ def _show(done: Published, as_json: bool) -> None:
     if not done.moved:
         say(f"Ring {deployment.ring} has generation {generation.number} already.")
         return
-    for each in deployment.gates or generation.gates:
+    reports = deployment.gates or generation.gates
+    for each in reports:
         if each.warns:
             warn(each.report)
-    show_gates(deployment.gates or generation.gates)
+        if each.waived:
+            warn(f"The gate {each.gate} was waived: {each.waived}")
     new = f", {len(done.new_packages)} of them new" if done.new_packages else ""
+    passed = f"{sum(each.passed for each in reports)} gates passed. " if reports else ""
     say(
-        f"Ring {deployment.ring} has generation {generation.number} now: "
+        f"{passed}Ring {deployment.ring} has generation {generation.number} now: "
         f"{len(generation.packages)} packages{new} (deployment {deployment.sequence})."
     )
-
-
-def show_gates(reports: Sequence[GateReport]) -> None:
-    """Print what each gate said, a line each."""
-    if reports:
-        table(
-            ("gate", "result", "report"),
-            ((each.gate, verdict(each), _one_line(each)) for each in reports),
-        )
-
-
-def _one_line(report: GateReport) -> str:
-    text = report.report.partition("\n")[0]
-    return f"{text} (waived: {report.waived})" if report.waived else text
