@@ -8,8 +8,6 @@ Source: systemd.service(5), OpenRC's local.d(8).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from config.portage import Rendered
 
 TREE_PATH = "/usr/local/sbin/headnode-tree"
@@ -35,13 +33,9 @@ exec {TREE_PATH} restore
 """
 
 
-def tree_files() -> Rendered:
-    """The program that puts trees in place, and what starts it at boot."""
+def boot_files() -> Rendered:
+    """What starts the trees' program at boot."""
     return Rendered(
-        files={
-            TREE_PATH: Path(__file__).with_name("tree.py").read_text(),
-            f"{SYSTEMD}/{UNIT}": UNIT_TEXT,
-            OPENRC: OPENRC_TEXT,
-        },
+        files={f"{SYSTEMD}/{UNIT}": UNIT_TEXT, OPENRC: OPENRC_TEXT},
         links={f"{SYSTEMD}/multi-user.target.wants/{UNIT}": f"../{UNIT}"},
     )

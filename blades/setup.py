@@ -8,6 +8,7 @@
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
     /usr/local/sbin/headnode-pull  starts the pull, which is:
     /usr/local/lib/headnode/blades/…   modules of this package, as they are
+    /usr/local/sbin/headnode-tree  blades/tree.py, as it is; `blades.boot` has it started at boot
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from blades.boot import TREE_PATH, boot_files
 from blades.inventory import Blade
 from config.model import Cluster
 from config.portage import Rendered, blade_files, http_url, is_program
@@ -50,14 +52,17 @@ def setup_files(
     }
     portage = blade_files(cluster, blade.name, atoms, keyring)
     files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
-    return Rendered(files={**portage.files, **files}, links=portage.links)
+    boot = boot_files()
+    return Rendered(
+        files={**portage.files, **files, **boot.files}, links={**portage.links, **boot.links}
+    )
 
 
 def program_files() -> dict[str, str]:
-    """The pull, as files of a blade."""
+    """The pull and the trees' program, as files of a blade."""
     here = Path(__file__).parent
     modules = {f"{LIBRARY}/blades/{name}.py": (here / f"{name}.py").read_text() for name in MODULES}
-    return {PULL_PATH: LAUNCHER, **modules}
+    return {PULL_PATH: LAUNCHER, TREE_PATH: (here / "tree.py").read_text(), **modules}
 
 
 def to_tar(rendered: Rendered) -> bytes:

@@ -46,7 +46,7 @@ class Rendered:
 
 def is_program(path: str) -> bool:
     """Whether the file at `path` on a node is to be executable. Pure."""
-    return PurePosixPath(path).parent.name in ("bin", "sbin")
+    return PurePosixPath(path).parent.name in ("bin", "local.d", "sbin")
 
 
 def http_url(cluster: Cluster, path: str) -> str:

@@ -35,8 +35,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from forest import Forest
-
 from binhost.server import serve
 from blades import tree as blade
 from config.model import Repo
@@ -45,6 +43,9 @@ from mirror.contents import Kind
 from mirror.image import ensure_image
 from mirror.sets import write_set
 from mirror.tree import Folder, sync_repo
+
+sys.path.append(str(Path(__file__).parent))  # at the end: http.py there is not Python's
+from forest import Forest
 
 # portage.sync.modules.rsync 3.0.83, _set_rsync_defaults.
 PORTAGE = "--recursive --links --safe-links --perms --times --omit-dir-times --compress --force"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from blades import tree
-from blades.boot import TREE_PATH, tree_files
+from blades.boot import TREE_PATH, boot_files
+from blades.setup import program_files
 from blades.tree import TreeError, fetch, point
 
 CONTENT = os.urandom(300_000)
@@ -160,8 +161,8 @@ def test_the_program_needs_only_the_standard_library() -> None:
 
 
 def test_systemd_and_openrc_each_start_it_at_boot() -> None:
-    given = tree_files()
-    assert given.files[TREE_PATH] == Path(tree.__file__).read_text()
+    given = boot_files()
+    assert program_files()[TREE_PATH] == Path(tree.__file__).read_text()
     assert (
         f"ExecStart={TREE_PATH} restore\n"
         in given.files["/etc/systemd/system/headnode-tree.service"]
