@@ -7,8 +7,8 @@
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
     /usr/local/sbin/headnode-pull  starts the pull, which is:
-    /usr/local/lib/headnode/blades/…   modules of this package, as they are
-    /usr/local/sbin/headnode-tree  blades/tree.py, as it is; `blades.boot` has it started at boot
+    /usr/local/sbin/headnode-tree  puts the trees in place; `blades.boot` has it started at boot
+    /usr/local/lib/headnode/blades/…   what both are: modules of this package, as they are
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PULL_PATH = "/usr/local/sbin/headnode-pull"
 PULL_SETTINGS = "/etc/headnode/pull.json"
 LIBRARY = "/usr/local/lib/headnode"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "order", "pull")
+MODULES = ("__init__", "image", "order", "pull", "tree")
 # -I: neither the folder that it is started in nor root's own packages come into it.
 LAUNCHER = f"""#!/bin/sh
-# Brings this blade to what its ring has. Written by headnode.
+# {{what}} Written by headnode.
 exec python3 -I -c 'import sys
 sys.path.insert(0, "{LIBRARY}")
-from blades.pull import main
+from blades.{{module}} import main
 sys.exit(main())' "$@"
 """
 
@@ -62,7 +62,9 @@ def program_files() -> dict[str, str]:
     """The pull and the trees' program, as files of a blade."""
     here = Path(__file__).parent
     modules = {f"{LIBRARY}/blades/{name}.py": (here / f"{name}.py").read_text() for name in MODULES}
-    return {PULL_PATH: LAUNCHER, TREE_PATH: (here / "tree.py").read_text(), **modules}
+    pull = LAUNCHER.format(what="Brings this blade to what its ring has.", module="pull")
+    tree = LAUNCHER.format(what="Puts the trees of ebuilds in place.", module="tree")
+    return {PULL_PATH: pull, TREE_PATH: tree, **modules}
 
 
 def to_tar(rendered: Rendered) -> bytes:

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Put the trees of this blade's deployment in place. Installed as /usr/local/sbin/headnode-tree.
 
-Only the standard library, mount and umount. The trees come as one squashfs image over HTTP, named
-by its digest; two can be there at once, in the places `a` and `b`::
+Only the standard library, mount and umount. The trees come as one squashfs image (`blades.image`),
+named by its digest; two can be there at once, in the places `a` and `b`::
 
     /var/lib/headnode/images/<sha256>.squashfs      fetched, and checked
     /var/lib/headnode/images/<sha256>.part          being fetched; the next run goes on with it
@@ -19,8 +18,10 @@ package moves it has applied by the real path of profiles/updates, for ever (/va
 
 Where the kernel cannot mount it (no squashfs, no zstd in it, no loop device), unsquashfs unpacks.
 
-    headnode-tree use URL SHA256 BYTES REPO...   bring the trees to an image
-    headnode-tree restore                        at boot: show what was in use, without the headnode
+    headnode-tree use [--delta URL] URL SHA256 BYTES REPO...   bring the trees to an image, of which
+                             the URL after --delta has what differs, for rsync
+    headnode-tree restore    at boot: show what was in use, without the headnode
+    headnode-tree leave      take all of it away, before trees come by rsync
 
 The last line that it prints is a report in JSON. Exit codes: 0 in place, 1 failed (what was in use
 still is), 2 wrong usage.
@@ -29,125 +30,31 @@ still is), 2 wrong usage.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import hashlib
-import http.client
 import json
 import os
+import re
 import shutil
 import stat
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+
+from blades.image import Image, TreeError, digest_of, fetch, sync, tool
 
 HOME = Path("/var/lib/headnode")
 REPOS = Path("/var/db/repos")
 LOCK = Path("/run/headnode-tree.lock")
 PLACES = ("a", "b")
-HTTP_TIMEOUT_S = 30.0
-TOOL_TIMEOUT_S = 1800.0
-CHUNK = 1 << 20
-NO_ANSWER = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
 LOOP_CONTROL, LOOP_CTL_GET_FREE = (10, 237), 0x4C82
 LOOP_MAJOR = 7
 TRIES = 5
-
-
-class TreeError(Exception):
-    """The trees cannot be put in place; the text says why."""
-
-
-# --- fetching ---
-
-
-def fetch(url: str, sha256: str, size_bytes: int, folder: Path) -> Path:
-    """The image at `url` as a file of `folder`, whole and with the digest that it must have.
-
-    A download that was cut is carried on with. If what comes of that is wrong, it is fetched once
-    more from the start: the half may have been damaged here.
-    """
-    image, part = folder / f"{sha256}.squashfs", folder / f"{sha256}.part"
-    if image.exists() and digest_of(image) == sha256:
-        return image
-    folder.mkdir(parents=True, exist_ok=True)
-    carried_on = part.exists()
-    download(url, part, size_bytes)
-    if carried_on and digest_of(part) != sha256:
-        part.unlink()
-        download(url, part, size_bytes)
-    found = digest_of(part)
-    if found != sha256:
-        part.unlink()
-        raise TreeError(f"{url} is not what it must be: its SHA-256 is {found}")
-    part.replace(image)
-    sync(folder)
-    return image
-
-
-def download(url: str, part: Path, size_bytes: int) -> None:
-    """Bring `part` to `size_bytes` from `url`; what is there already is not asked for again."""
-    try:
-        if part.exists() and part.stat().st_size > size_bytes:
-            part.unlink()
-        with part.open("ab") as file:
-            have = file.tell()
-            if have < size_bytes:
-                _require_room(part, size_bytes - have)
-                _receive(url, file, have, size_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-    except urllib.error.HTTPError as error:
-        raise TreeError(f"{url}: {error}") from error
-    except (
-        urllib.error.URLError,
-        TimeoutError,
-        ConnectionError,
-        http.client.HTTPException,
-    ) as error:
-        reason = getattr(error, "reason", error)
-        raise TreeError(f"the headnode does not answer at {url}: {reason}") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            part.unlink(missing_ok=True)
-            raise TreeError(f"the disk of {part.parent} is full") from error
-        raise
-    if part.stat().st_size < size_bytes:
-        raise TreeError(f"{url} was cut after {part.stat().st_size} of {size_bytes} bytes")
-
-
-def _receive(url: str, file: IO[bytes], have: int, size_bytes: int) -> None:
-    """Add what `url` has after the first `have` bytes to `file`, and no more than is due."""
-    wanted = {"Range": f"bytes={have}-"} if have else {}
-    request = urllib.request.Request(url, headers=wanted)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT_S) as answer:  # noqa: S310
-        if have and answer.status != http.client.PARTIAL_CONTENT:
-            file.truncate(0)
-            have = 0
-        while chunk := answer.read(CHUNK):
-            have += len(chunk)
-            if have > size_bytes:
-                raise TreeError(f"{url} has more than the {size_bytes} bytes that it must have")
-            file.write(chunk)
-
-
-def _require_room(part: Path, need_bytes: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if free < need_bytes:
-        raise TreeError(
-            f"the disk of {part.parent} is too full: {free >> 10} KiB are free, "
-            f"the image needs {need_bytes >> 10} KiB"
-        )
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+DIGEST = re.compile("[0-9a-f]{64}")
+REMEDY = (
+    "Give the kernel CONFIG_SQUASHFS, CONFIG_SQUASHFS_ZSTD and CONFIG_BLK_DEV_LOOP; or install "
+    'unsquashfs (sys-fs/squashfs-tools[zstd]); or set tree = "rsync" for its class in the '
+    "headnode's cluster.toml, and give the blade its files again (headnode blades config)"
+)
 
 
 # --- the two places ---
@@ -164,6 +71,12 @@ def held(name: str) -> str:
         return (HOME / "trees" / f"{name}.image").readlink().stem
     except FileNotFoundError:
         return ""
+
+
+def image_of(name: str) -> Path | None:
+    """The image file of a place, if it has one."""
+    image = HOME / "images" / f"{held(name)}.squashfs"
+    return image if image.is_file() else None
 
 
 def in_use() -> str:
@@ -199,7 +112,9 @@ def attach(name: str, image: Path) -> str:
         try:
             unpack(image, name)
         except TreeError as error:
-            raise TreeError(f"{refused}; and it cannot be unpacked either: {error}") from error
+            raise TreeError(
+                f"{refused}; it cannot be unpacked either: {error}. {REMEDY}"
+            ) from error
         return "unpacked"
     return "mounted"
 
@@ -243,38 +158,7 @@ def unpack(image: Path, name: str) -> None:
     sync(place(name).parent)
 
 
-def tool(*argv: str | Path) -> None:
-    """Run a program, or raise a TreeError with what it said."""
-    words = [str(word) for word in argv]
-    try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TOOL_TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise TreeError(f"there is no {words[0]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise TreeError(f"{' '.join(words)} did not end") from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise TreeError(f"{' '.join(words)} failed: {'; '.join(said)}")
-
-
 # --- links ---
-
-
-def sync(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def point(link: Path, target: str) -> None:
@@ -309,23 +193,23 @@ def link_repos(repos: list[str]) -> None:
 # --- what is asked for ---
 
 
-def use(url: str, sha256: str, size_bytes: int, repos: list[str]) -> str:
+def use(wanted: Image, repos: list[str]) -> str:
     """Bring the trees to an image; how it is there: `mounted`, `unpacked`, or `unchanged`."""
     now = in_use()
-    if now and held(now) == sha256 and is_there(now):
+    if now and held(now) == wanted.sha256 and is_there(now):
         link_repos(repos)
         return "unchanged"
-    name = next((each for each in PLACES if held(each) == sha256), "")
+    name = next((each for each in PLACES if held(each) == wanted.sha256), "")
     name = name or next(each for each in PLACES if each != now)
-    if held(name) == sha256 and is_there(name):
+    if held(name) == wanted.sha256 and is_there(name):
         how = "mounted" if os.path.ismount(place(name)) else "unpacked"
     else:
-        image = fetch(url, sha256, size_bytes, HOME / "images")
+        image = fetch(wanted, HOME / "images", image_of(now))
         clear(name)
         how = attach(name, image)
     lacking = [repo for repo in repos if not (place(name) / repo / "profiles").is_dir()]
     if lacking:
-        raise TreeError(f"{url} has no {', '.join(lacking)}")
+        raise TreeError(f"{wanted.url} has no {', '.join(lacking)}")
     point(HOME / "tree", f"trees/{name}")
     link_repos(repos)
     drop_images()
@@ -339,10 +223,9 @@ def restore() -> str:
         return "none"
     if is_there(name):
         return "unchanged"
-    sha256 = held(name)
-    image = HOME / "images" / f"{sha256}.squashfs"
-    if not image.exists() or digest_of(image) != sha256:
-        raise TreeError(f"{image} is missing or damaged; the next pull fetches it again")
+    image = image_of(name)
+    if not image or digest_of(image) != held(name):
+        raise TreeError(f"the image {held(name)} is missing or damaged; a pull fetches it again")
     clear(name)
     return attach(name, image)
 
@@ -355,6 +238,18 @@ def drop_images() -> None:
             path.unlink()
 
 
+def leave() -> str:
+    """Take the trees away, so that rsync finds no link where it is to write."""
+    if REPOS.is_dir():
+        link_repos([])
+    (HOME / "tree").unlink(missing_ok=True)
+    for name in PLACES:
+        clear(name)
+        (HOME / "trees" / f"{name}.image").unlink(missing_ok=True)
+    shutil.rmtree(HOME / "images", ignore_errors=True)
+    return "none"
+
+
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Wait until nobody else is at it: a pull, or the boot."""
@@ -363,26 +258,39 @@ def alone() -> Iterator[None]:
         yield
 
 
-def main(words: list[str]) -> int:
+def do(words: list[str]) -> str | None:
+    """Do what the command line asks for; None if it asks for nothing that there is."""
+    delta = ""
+    if words[:2] == ["use", "--delta"] and len(words) > 2:
+        delta, words = words[2], ["use", *words[3:]]
+    match words:
+        case ["use", url, sha256, size, *repos] if (
+            DIGEST.fullmatch(sha256) and size.isdigit() and repos and all(map(is_name, repos))
+        ):
+            return use(Image(url, sha256, int(size), delta), repos)
+        case ["restore"]:
+            return restore()
+        case ["leave"]:
+            return leave()
+    return None
+
+
+def is_name(repo: str) -> bool:
+    """Whether it can be the name of a folder in /var/db/repos."""
+    return not repo.startswith(".") and "/" not in repo and repo != ""
+
+
+def main() -> int:
     """Do what the command line asks for, print the report, and return the exit code."""
     report = {"result": "failed", "error": ""}
-    code = 1
     try:
         with alone():
-            match words:
-                case ["use", url, sha256, size, *repos] if size.isdigit() and repos:
-                    report["result"] = use(url, sha256, int(size), repos)
-                case ["restore"]:
-                    report["result"] = restore()
-                case _:
-                    print(__doc__, file=sys.stderr)
-                    return 2
-        code = 0
+            result = do(sys.argv[1:])
+        if result is None:
+            print(__doc__, file=sys.stderr)
+            return 2
+        report["result"] = result
     except (TreeError, OSError) as error:
         report["error"] = str(error)
     print(json.dumps(report))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return 1 if report["result"] == "failed" else 0

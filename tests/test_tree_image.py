@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from blades import tree as program
 from blades.boot import TREE_PATH
 from headnode import node as nodes
 from headnode.node import Node, NodeSpec
@@ -30,13 +29,6 @@ UNCHANGED = {"result": "unchanged", "error": ""}
 def sh(node: Node, line: str, *, check: bool = True) -> str:
     done = node.run(["sh", "-c", line], timeout_s=600, check=check)
     return (done.output + ("" if check else done.errors)).strip()
-
-
-def install(node: Node) -> None:
-    text = Path(program.__file__).read_text()
-    node.run(
-        ["sh", "-c", f'printf %s "$0" > {TREE_PATH}; chmod 755 {TREE_PATH}', text], timeout_s=60
-    )
 
 
 def put(node: Node, *words: str, code: int = 0) -> dict[str, Any]:
@@ -78,7 +70,6 @@ def images(running: Rehearsal) -> list[Image]:
         (copy / "metadata/glsa").mkdir()
         (copy / "metadata/glsa/glsa-202601-01.xml").write_text(GLSA)
         made.append(ensure_image(state, write_set(state, {"gentoo": stamp}), Kind.PROFILES))
-    install(running.lab.node(BLADE))
     return made
 
 
@@ -195,7 +186,6 @@ def test_without_loop_devices_the_image_is_unpacked(
     running: Rehearsal, images: list[Image]
 ) -> None:
     blade = running.lab.node("blade02")
-    install(blade)
     sh(blade, ": > /dev/loop-control")
     assert use(blade, images[0]) == {"result": "unpacked", "error": ""}
     assert use(blade, images[0]) == UNCHANGED
@@ -206,7 +196,6 @@ def test_without_loop_devices_the_image_is_unpacked(
 
 def test_a_folder_that_rsync_left_gives_way(running: Rehearsal, images: list[Image]) -> None:
     blade = running.lab.node("blade03")
-    install(blade)
     sh(blade, "mkdir -p /var/db/repos/gentoo/profiles; echo x > /var/db/repos/gentoo/old")
     assert use(blade, images[0]) == MOUNTED
     assert sh(blade, "ls -A /var/db/repos") == "gentoo"

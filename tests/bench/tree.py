@@ -36,6 +36,7 @@ from statistics import median
 from typing import Any
 
 from binhost.server import serve
+from blades import image as blade_image
 from blades import tree as blade
 from config.model import Repo
 from mirror import rsync, rsyncd
@@ -70,7 +71,7 @@ def rsync_tree(url: str, target: Path) -> int:
 
 def image_tree(url: str, sha256: str, size_bytes: int, folder: Path) -> int:
     """Fetch and mount as a blade does; the bytes of the body."""
-    image = blade.fetch(url, sha256, size_bytes, folder)
+    image = blade_image.fetch(blade_image.Image(url, sha256, size_bytes), folder)
     (folder / "mounted").mkdir()
     blade.mount(image, folder / "mounted")
     return size_bytes

@@ -3,19 +3,26 @@
 import ast
 import hashlib
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from blades import tree
+from blades import image, tree
 from blades.boot import TREE_PATH, boot_files
+from blades.image import Image, TreeError, fetch
 from blades.setup import program_files
-from blades.tree import TreeError, fetch, point
+from blades.tree import point
+from mirror import rsyncd
 
 CONTENT = os.urandom(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -54,7 +61,66 @@ def url(server: ThreadingHTTPServer) -> str:
 
 
 def get(server: ThreadingHTTPServer, folder: Path) -> Path:
-    return fetch(url(server), DIGEST, len(CONTENT), folder)
+    return fetch(Image(url(server), DIGEST, len(CONTENT)), folder)
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A real rsyncd: the address of a file, and where that file lies."""
+    served = tmp_path / "served"
+    served.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    conf = tmp_path / "rsyncd.conf"
+    files = {f"{name}_file": tmp_path / f"rsyncd.{name}" for name in ("log", "pid", "lock")}
+    module = rsyncd.Module(name="images", path=served, comment="images")
+    options: dict[str, Any] = {"listen": "127.0.0.1", "port": port, "max_connections": 9}
+    conf.write_text(rsyncd.render([module], **options, **files, chroot=False))
+    with subprocess.Popen(rsyncd.argv(conf)) as server:
+        address = f"rsync://127.0.0.1:{port}/"
+        while subprocess.run(["rsync", address], capture_output=True, check=False).returncode:
+            time.sleep(0.05)
+        yield f"{address}images/x.squashfs", served / "x.squashfs"
+        server.terminate()
+
+
+def old_image(folder: Path) -> Path:
+    """An image that is here already: the wanted one, but for a few bytes."""
+    folder.mkdir()
+    path = folder / "old.squashfs"
+    path.write_bytes(CONTENT[:1000] + b"another" + CONTENT[1100:])
+    return path
+
+
+def test_what_differs_from_the_old_image_comes_by_rsync_and_nothing_by_http(
+    far: ThreadingHTTPServer, near: tuple[str, Path], tmp_path: Path
+) -> None:
+    address, file = near
+    file.write_bytes(CONTENT)
+    old = old_image(tmp_path / "here")
+    before = old.read_bytes()
+    wanted = Image(url(far), DIGEST, len(CONTENT), address)
+    assert fetch(wanted, old.parent, old).read_bytes() == CONTENT
+    assert far.asked == []  # type: ignore[attr-defined]
+    assert old.read_bytes() == before
+    assert {path.name for path in old.parent.iterdir()} == {old.name, f"{DIGEST}.squashfs"}
+    sent = re.search(r"sent (\d+) bytes", (tmp_path / "rsyncd.log").read_text())
+    assert sent
+    assert int(sent[1]) < len(CONTENT) / 20
+
+
+@pytest.mark.parametrize("served", [None, b"x" * 9, CONTENT[::-1], CONTENT * 20])
+def test_where_rsync_does_not_bring_it_the_image_comes_whole(
+    far: ThreadingHTTPServer, near: tuple[str, Path], tmp_path: Path, served: bytes | None
+) -> None:
+    address, file = near
+    if served is not None:
+        file.write_bytes(served)
+    old = old_image(tmp_path / "here")
+    wanted = Image(url(far), DIGEST, len(CONTENT), address)
+    assert fetch(wanted, old.parent, old).read_bytes() == CONTENT
+    assert far.asked == [None]  # type: ignore[attr-defined]
+    assert {path.name for path in old.parent.iterdir()} == {old.name, f"{DIGEST}.squashfs"}
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -106,7 +172,7 @@ def test_a_damaged_image_on_disk_is_fetched_again(far: ThreadingHTTPServer, tmp_
 
 def test_a_headnode_that_is_off_is_said(tmp_path: Path) -> None:
     with pytest.raises(TreeError) as caught:
-        fetch("http://127.0.0.1:1/x", DIGEST, 1, tmp_path)
+        fetch(Image("http://127.0.0.1:1/x", DIGEST, 1), tmp_path)
     assert str(caught.value) == (
         "the headnode does not answer at http://127.0.0.1:1/x: [Errno 111] Connection refused"
     )
@@ -138,31 +204,52 @@ def test_a_link_takes_the_place_of_a_folder_and_of_another_link(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
-def test_a_usage_error_prints_the_manual() -> None:
-    argv = [sys.executable, "-I", tree.__file__, "use", "http://x"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.strip() == (tree.__doc__ or "").strip()
+WRONG_USAGE = (
+    (),
+    ("use", "http://x"),
+    ("use", "http://x", "0" * 63, "1", "gentoo"),
+    ("use", "http://x", "0" * 64, "many", "gentoo"),
+    ("use", "http://x", "0" * 64, "1"),
+    ("use", "http://x", "0" * 64, "1", "../gentoo"),
+    ("use", "--delta", "rsync://x"),
+    ("restore", "all"),
+)
 
 
-def test_the_program_needs_only_the_standard_library() -> None:
-    found = ast.walk(ast.parse(Path(tree.__file__).read_text()))
+@pytest.mark.parametrize("words", WRONG_USAGE)
+def test_a_usage_error_prints_the_manual(
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(tree, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(sys, "argv", ["headnode-tree", *words])
+    assert tree.main() == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.strip() == (tree.__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("module", [image, tree])
+def test_the_program_needs_only_the_standard_library(module: ModuleType) -> None:
+    found = ast.walk(ast.parse(Path(str(module.__file__)).read_text()))
     names = {
         name.partition(".")[0]
         for node in found
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in (
-            [alias.name for alias in node.names]
+            [each.name for each in node.names]
             if isinstance(node, ast.Import)
             else [node.module or "."]
         )
     }
-    assert names <= set(sys.stdlib_module_names)
+    assert names - {"blades"} <= set(sys.stdlib_module_names)
 
 
 def test_systemd_and_openrc_each_start_it_at_boot() -> None:
     given = boot_files()
-    assert program_files()[TREE_PATH] == Path(tree.__file__).read_text()
+    assert "from blades.tree import main" in program_files()[TREE_PATH]
     assert (
         f"ExecStart={TREE_PATH} restore\n"
         in given.files["/etc/systemd/system/headnode-tree.service"]
