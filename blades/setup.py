@@ -22,7 +22,7 @@ from pathlib import Path
 from blades.boot import TREE_PATH, boot_files
 from blades.inventory import Blade
 from config.model import Cluster
-from config.portage import Rendered, blade_files, http_url, is_program
+from config.portage import Rendered, blade_files, http_url, is_program, rsync_url
 
 PULL_PATH = "/usr/local/sbin/headnode-pull"
 PULL_SETTINGS = "/etc/headnode/pull.json"
@@ -45,6 +45,8 @@ def setup_files(
     """What `blade` is given; `atoms` is its class's set @blade, `keyring` the headnode's keys."""
     settings = {
         "headnode": http_url(cluster, "").rstrip("/"),
+        "rsync": rsync_url(cluster, "").rstrip("/"),
+        "tree": cluster.classes[blade.class_name].tree,
         "class": blade.class_name,
         "ring": blade.ring,
         "blade": blade.name,

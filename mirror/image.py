@@ -92,24 +92,25 @@ def ensure_image(state: Path, set_id: str, kind: Kind = Kind.PROFILES) -> Image:
     return made
 
 
-def prune_images(state: Path, keep_sets: Iterable[str]) -> list[str]:
-    """Remove the images, and the records, of every snapshot set but `keep_sets`; give which went.
+def prune_images(state: Path, keep_sets: Iterable[str], *, dry_run: bool = False) -> dict[str, int]:
+    """Remove the images, and the records, of every snapshot set but `keep_sets`.
 
-    An image that two sets share stays as long as one of them does.
+    What went (with `dry_run`: would go), each with its bytes. An image that two sets share stays as
+    long as one of them does.
     """
     folder, kept = folder_of(state), set(keep_sets)
     if not folder.is_dir():
-        return []
+        return {}
     with _alone(folder):
         records = {path: path.name.partition(".")[0] for path in folder.glob("*.json")}
-        for path in [path for path, set_id in records.items() if set_id not in kept]:
-            path.unlink()
-            del records[path]
-        named = {json.loads(path.read_text())["sha256"] for path in records}
-        gone = [path for path in sorted(folder.glob(f"*{SUFFIX}")) if path.stem not in named]
-        for path in gone:
-            path.unlink()
-    return [path.name for path in gone]
+        stay = [path for path, set_id in records.items() if set_id in kept]
+        named = {_named(path) for path in stay}
+        images = [path for path in sorted(folder.glob(f"*{SUFFIX}")) if path.stem not in named]
+        going = {path.name: path.stat().st_size for path in images}
+        if not dry_run:
+            for path in [*(records.keys() - set(stay)), *images]:
+                path.unlink()
+    return going
 
 
 def build_argv(source: Path, target: Path) -> list[str | Path]:
@@ -123,6 +124,14 @@ def build_argv(source: Path, target: Path) -> list[str | Path]:
         *("-comp", "zstd", "-no-xattrs", "-no-exports", "-exit-on-error"),
         *("-all-root", "-mkfs-time", "0"),
     ]
+
+
+def _named(record: Path) -> str:
+    """The digest that a record has; empty if it is damaged, which makes its image anew."""
+    try:
+        return str(json.loads(record.read_text())["sha256"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _record(state: Path, set_id: str, kind: Kind) -> Path:

@@ -7,7 +7,7 @@
                              only what changed
         rings/<ring>/kept.json  which generation it is at; there only while nothing works on it
         state/               the state folder that the lab's `headnode serve` serves: the rings'
-                             candidates, and the real pool, which is bound in
+                             candidates, and the real pool and images, which are bound in
         lab/                 the lab (blades.lab), empty when none is up
         walked/              which ways between generations a blade went (schedules.walked)
 
@@ -31,6 +31,7 @@ from binhost.builder import root_digest
 from binhost.publish import Binhost
 from binhost.records import Generation, Record, read, save
 from blades import lab as labs
+from blades.boot import TREE_PATH
 from blades.inventory import Blade, all_blades
 from blades.setup import program_files, setup_files
 from blades.transport import Outcome
@@ -41,6 +42,7 @@ from headnode.errors import CommandError, NodeError, PublishError
 from headnode.files import remove_tree, write_atomic
 from headnode.node import Bind
 from headnode.process import Completed, environment, last_lines, run
+from mirror.image import folder_of as images_of
 from schedules.rollout import PULL, BladeReport, read_outcome
 from schedules.site import Site
 
@@ -173,6 +175,7 @@ class Trial:
         self._join(store=self.ground.store)
 
     def _join(self, **where: Path | tuple[Path, ...]) -> None:
+        """Bring up the blade, and do what it does at boot."""
         spec = labs.blade_spec(
             self._lab.folder,
             self._name,
@@ -182,6 +185,7 @@ class Trial:
             **where,  # type: ignore[arg-type]  # store, beneath
         )
         self._lab = labs.join(self._lab, spec)
+        self.run([TREE_PATH, "restore"])  # if it fails, so does the pull, which says why
 
     def go_apart(self) -> None:
         """From here on work in a throw-away layer: the kept overlay stays as it is."""
@@ -216,6 +220,7 @@ class Trial:
             generation,
             entries,
             repos=binhost.repos_of(generation.snapshots),
+            image=binhost.image_of(generation.snapshots),
             pool_url=binhost.pool_url,
             now=now,
             valid=binhost.valid,
@@ -254,12 +259,16 @@ def opened(ground: Ground, generation: Generation, entries: Mapping[str, str]) -
     folder = ground.folder / "lab"
     labs.down(folder)
     _prune(ground)
-    real = ground.site.binhost(ground.class_name)
-    pool = Bind(source=real.pool.folder, target=PurePosixPath(ground.binhost.pool.folder))
+    real, images = ground.site.binhost(ground.class_name), images_of(ground.site.state)
+    images.mkdir(parents=True, exist_ok=True)
+    binds = (
+        Bind(source=real.pool.folder, target=PurePosixPath(ground.binhost.pool.folder)),
+        Bind(source=images, target=PurePosixPath(images_of(ground.state))),
+    )
     config = ground.folder / "cluster.toml"
     write_atomic(config, template.render(_values(ground)))
     try:
-        lab = labs.up(folder, {}, lower=ground.root, later=(ground.blade.name, BACK), binds=(pool,))
+        lab = labs.up(folder, {}, lower=ground.root, later=(ground.blade.name, BACK), binds=binds)
         _serve(lab, config)
         yield Trial(ground, lab, ground.setup(generation, entries))
     finally:

@@ -42,6 +42,8 @@ def tree(folder: Path) -> dict[str, tuple[str, int, str]]:
 def test_a_blade_is_told_where_its_headnode_is_and_what_it_is_itself(rendered: Rendered) -> None:
     assert json.loads(rendered.files[PULL_SETTINGS]) == {
         "headnode": "http://10.0.0.1:8081",
+        "rsync": "rsync://10.0.0.1:8730",
+        "tree": "profiles",
         "class": "blade",
         "ring": "fleet",
         "blade": "blade03",

@@ -229,10 +229,16 @@ def test_images_that_no_kept_set_needs_are_removed_and_shared_ones_stay(tmp_path
     gone = ensure_image(tmp_path, old, Kind.FULL)
     shared = ensure_image(tmp_path, old)
     assert ensure_image(tmp_path, new) == shared
-    assert prune_images(tmp_path, [new]) == [f"{gone.sha256}.squashfs"]
+    going = {f"{gone.sha256}.squashfs": gone.size_bytes}
+    assert prune_images(tmp_path, [new], dry_run=True) == going
+    assert path_of(tmp_path, gone).exists()
+    assert prune_images(tmp_path, [new]) == going
     assert left_in(tmp_path) == sorted(
         [".lock", f"{new}.profiles.json", f"{shared.sha256}.squashfs"]
     )
-    assert prune_images(tmp_path, [new]) == []
-    assert prune_images(tmp_path, []) == [f"{shared.sha256}.squashfs"]
-    assert prune_images(tmp_path / "nowhere", []) == []
+    assert prune_images(tmp_path, [new]) == {}
+    (tmp_path / f"mirror/images/{new}.profiles.json").write_text("damaged")
+    assert prune_images(tmp_path, [new]) == {f"{shared.sha256}.squashfs": shared.size_bytes}
+    assert ensure_image(tmp_path, new) == shared
+    assert prune_images(tmp_path, []) == {f"{shared.sha256}.squashfs": shared.size_bytes}
+    assert prune_images(tmp_path / "nowhere", []) == {}
