@@ -49,6 +49,7 @@ from schedules.site import Site
 START_S = 60.0
 COMMAND_S = 900.0
 BACK = "way-back"
+TREES = PurePosixPath("/var/cache/headnode/trees")  # whole, in the lab's blade
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SONAME_PROVIDED = f"{ETC}/profile/soname.provided"
 
@@ -149,9 +150,12 @@ class Ground:
 class Trial:
     """A lab that is up, with one blade over the kept overlay of a ring."""
 
-    def __init__(self, ground: Ground, lab: labs.Lab, setup: Rendered) -> None:
+    def __init__(
+        self, ground: Ground, lab: labs.Lab, setup: Rendered, trees: Mapping[str, Path]
+    ) -> None:
         self.ground = ground
         self._lab = lab
+        self._trees = trees
         self._setup = setup
         self._name = ground.blade.name
 
@@ -182,6 +186,9 @@ class Trial:
             self.ground.root,
             self._setup,
             hidden=(self.ground.site.state,),
+            binds=tuple(
+                Bind(source=path, target=TREES / name) for name, path in self._trees.items()
+            ),
             **where,  # type: ignore[arg-type]  # store, beneath
         )
         self._lab = labs.join(self._lab, spec)
@@ -248,6 +255,16 @@ class Trial:
         """
         return self._lab.node(self._name).run(command, timeout_s=timeout_s, check=False)
 
+    def run_with_ebuilds(self, command: list[str], *, timeout_s: float = COMMAND_S) -> Completed:
+        """Run a command that sees the whole trees: the blade's own may have no ebuilds.
+
+        Source: portage(5), PORTAGE_REPOSITORIES.
+        """
+        sections = [f"[{name}]\nlocation = {TREES / name}\n" for name in self._trees]
+        main = self.ground.site.cluster.mirror.main_repo
+        text = "".join([f"[DEFAULT]\nmain-repo = {main}\n", *sections])
+        return self.run(["env", f"PORTAGE_REPOSITORIES={text}", *command], timeout_s=timeout_s)
+
 
 @contextmanager
 def opened(ground: Ground, generation: Generation, entries: Mapping[str, str]) -> Iterator[Trial]:
@@ -270,7 +287,8 @@ def opened(ground: Ground, generation: Generation, entries: Mapping[str, str]) -
     try:
         lab = labs.up(folder, {}, lower=ground.root, later=(ground.blade.name, BACK), binds=binds)
         _serve(lab, config)
-        yield Trial(ground, lab, ground.setup(generation, entries))
+        trees = ground.site.repos_of(generation.snapshots)
+        yield Trial(ground, lab, ground.setup(generation, entries), trees)
     finally:
         labs.down(folder)
 
