@@ -376,7 +376,8 @@ class Class(Section):
         "mounted: a few megabytes, and all of a tree changes at once. `full`: all of it as such an "
         "image, for blades on which somebody builds or reads ebuilds. `rsync`: all of it as files, "
         "by emerge --sync, for blades whose kernel mounts no squashfs; 170,000 files on each. "
-        "After a change from or to `rsync`, give blades their files again (blades config).",
+        "After a change from or to `rsync`, restart `headnode serve`, and give blades their files "
+        "again (blades config).",
     )
     public: bool = Field(
         False,

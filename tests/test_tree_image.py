@@ -19,7 +19,7 @@ from mirror.image import Image, ensure_image
 from mirror.sets import write_set
 from mirror.tree import Folder
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]  # the short story: tests/test_trees.py
 
 BLADE = "blade01"
 MOUNTED = {"result": "mounted", "error": ""}
