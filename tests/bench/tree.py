@@ -4,10 +4,11 @@ A made-up tree (`forest`) of 10,000 and 100,000 files, a real rsyncd as we rende
 server, both on loopback; a real squashfs mount. The two sides take turns, and the median counts.
 
 *The blade's two sides.* rsync: what `emerge --sync` runs (Portage's own options), into an empty
-folder, and then after a day's change. Image: blades/tree.py's fetch (with its digest and fsync) and
-mount. Bytes: for rsync what `--stats` says was received and sent, for HTTP the body's length. The
-image is made once for all blades: its seconds are given apart (`make_s`). A day changes 1 % of the
-packages, one mask and one GLSA.
+folder, and then after a day's change. Image: what headnode-tree does, fetch (with its digest and
+fsync) and mount; the first whole by HTTP, the next by rsync against the first. Bytes: for rsync
+what was received and sent (`--stats`; for an image the daemon's log), for HTTP the body's length.
+The image is made once for all blades: its seconds are given apart (`make_s`). A day changes 1 % of
+the packages, one mask and one GLSA; `day_whole_bytes` is what an image without rsync comes to.
 
 *noop_ratio*: mirror.tree.sync_repo over rsync with the same options into the same tree; upstream
 has only stamped itself anew.
@@ -36,12 +37,13 @@ from statistics import median
 from typing import Any
 
 from binhost.server import serve
-from blades import image as blade_image
 from blades import tree as blade
+from blades.image import Image, fetch
 from config.model import Repo
 from mirror import rsync, rsyncd
 from mirror.contents import Kind
-from mirror.image import ensure_image
+from mirror.image import Image as Made
+from mirror.image import ensure_image, folder_of
 from mirror.sets import write_set
 from mirror.tree import Folder, sync_repo
 
@@ -69,12 +71,30 @@ def rsync_tree(url: str, target: Path) -> int:
     return sum(int(number.replace(",", "")) for number in said)
 
 
-def image_tree(url: str, sha256: str, size_bytes: int, folder: Path) -> int:
-    """Fetch and mount as a blade does; the bytes of the body."""
-    image = blade_image.fetch(blade_image.Image(url, sha256, size_bytes), folder)
-    (folder / "mounted").mkdir()
-    blade.mount(image, folder / "mounted")
-    return size_bytes
+def image_tree(wanted: Image, folder: Path, old: Path | None, log: Path) -> int:
+    """Fetch and mount as a blade does; the bytes that went over the wire."""
+    before = log.stat().st_size
+    image = fetch(wanted, folder, old)
+    mounted = folder / f"{wanted.sha256}.mounted"
+    mounted.mkdir()
+    blade.mount(image, mounted)
+    return delta_bytes(log, before) if old else wanted.size_bytes
+
+
+def delta_bytes(log: Path, before: int) -> int:
+    """What the daemon's log says of its last transfer, once it says it."""
+    for _ in range(1000):
+        said = re.findall(r"sent (\d+) bytes  received (\d+) bytes", log.read_text()[before:])
+        if said:
+            return int(said[-1][0]) + int(said[-1][1])
+        time.sleep(0.01)
+    raise RuntimeError("the image did not come by rsync")
+
+
+def unmount(folder: Path) -> None:
+    """Take away what `image_tree` mounted below a folder."""
+    for path in folder.glob("*.mounted"):
+        subprocess.run(["umount", path], check=True)
 
 
 @contextmanager
@@ -98,57 +118,91 @@ def served(folder: Path, **modules: Path) -> Iterator[str]:
         process.terminate()
 
 
-def deliver(work: Path, state: Path, url: str, stamps: list[str], repeat: int) -> dict[str, Any]:
-    """Both sides for the first and the second snapshot; medians of seconds, and bytes."""
-    current = work / "current"
-    found: dict[str, Any] = {}
-    images = {}
+DAYS = ("first", "day")
+Seen = dict[str, list[tuple[float, int]]]
+
+
+def make_images(state: Path, stamps: list[str], found: dict[str, Any]) -> dict[str, Made]:
+    """Both images of each kind, by `<kind>_<day>`; their seconds into `found`."""
+    made = {}
     for kind in Kind:
-        for name, stamp in zip(("first", "day"), stamps, strict=True):
+        for name, stamp in zip(DAYS, stamps, strict=True):
             identity = write_set(state, {"gentoo": stamp})
             started = time.monotonic()
-            images[kind, name] = ensure_image(state, identity, kind)
+            made[f"{kind}_{name}"] = ensure_image(state, identity, kind)
             found[f"{kind}_{name}_make_s"] = round(time.monotonic() - started, 3)
-    seen: dict[str, list[tuple[float, int]]] = {}
+    return made
+
+
+def rsync_side(work: Path, state: Path, url: str, stamps: list[str], seen: Seen) -> None:
+    """A first sync and the next day's, by rsync."""
+    copy, current = work / "copy", work / "current"
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for name, stamp in zip(DAYS, stamps, strict=True):
+        current.unlink(missing_ok=True)
+        current.symlink_to(Folder.of(state, "gentoo").snapshots / stamp)
+        run = timed(partial(rsync_tree, f"{url}/tree", copy))
+        seen.setdefault(f"rsync_{name}", []).append(run)
+
+
+def image_side(work: Path, http: str, url: str, images: dict[str, Made], seen: Seen) -> None:
+    """A first fetch and the next day's, by image, of each kind."""
+    for kind in Kind:
+        with tempfile.TemporaryDirectory(dir=work) as name:
+            folder, old = Path(name), None
+            for day in DAYS:
+                made = images[f"{kind}_{day}"]
+                file = f"images/{made.sha256}.squashfs"
+                wanted = Image(f"{http}/{file}", made.sha256, made.size_bytes, f"{url}/{file}")
+                work_on = partial(image_tree, wanted, folder, old, work / "rsyncd.log")
+                seen.setdefault(f"{kind}_{day}", []).append(timed(work_on))
+                old = folder / f"{made.sha256}.squashfs"
+            unmount(folder)
+
+
+def deliver(work: Path, state: Path, url: str, stamps: list[str], repeat: int) -> dict[str, Any]:
+    """Both sides for the first and the second snapshot, in turns; medians of seconds, and bytes."""
+    found: dict[str, Any] = {}
+    images = make_images(state, stamps, found)
+    seen: Seen = {}
     with serve("127.0.0.1", 0, state) as server:
-        for _ in range(repeat):
-            copy = work / "copy"
-            shutil.rmtree(copy, ignore_errors=True)
-            copy.mkdir()
-            for name, stamp in zip(("first", "day"), stamps, strict=True):
-                current.unlink(missing_ok=True)
-                current.symlink_to(Folder.of(state, "gentoo").snapshots / stamp)
-                run = timed(partial(rsync_tree, f"{url}/tree", copy))
-                seen.setdefault(f"rsync_{name}", []).append(run)
-                for kind in Kind:
-                    image = images[kind, name]
-                    address = f"{server.url}/images/{image.sha256}.squashfs"
-                    with tempfile.TemporaryDirectory(dir=work) as folder:
-                        fetch = partial(image_tree, address, image.sha256, image.size_bytes)
-                        run = timed(partial(fetch, Path(folder)))
-                        seen.setdefault(f"{kind}_{name}", []).append(run)
-                        subprocess.run(["umount", f"{folder}/mounted"], check=True)
+        sides = [
+            partial(rsync_side, work, state, url, stamps, seen),
+            partial(image_side, work, server.url, url, images, seen),
+        ]
+        for number in range(repeat):
+            for side in sides if number % 2 == 0 else reversed(sides):
+                side()
     for name, runs in seen.items():
         found[f"{name}_s"] = round(median(seconds for seconds, _ in runs), 3)
         found[f"{name}_bytes"] = median(size for _, size in runs)
+    found |= {f"{kind}_day_whole_bytes": images[f"{kind}_day"].size_bytes for kind in Kind}
     return found
 
 
 def noop(work: Path, state: Path, url: str, forest: Forest, repeat: int) -> dict[str, float]:
     """Our sync against bare rsync, upstream stamped anew before each."""
     repo = Repo(upstreams=(f"{url}/upstream",))
-    ours, bare = [], []
-    for _ in range(repeat):
-        forest.stamp()
-        options = rsync.build_argv(f"{url}/upstream", work / "bare", stall_s=120)
-        argv = ["rsync", *options]
-        started = time.monotonic()
+    argv = ["rsync", *rsync.build_argv(f"{url}/upstream", work / "bare", stall_s=120)]
+
+    def bare() -> int:
         subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
-        bare.append(time.monotonic() - started)
-        started = time.monotonic()
-        sync_repo(state, "gentoo", repo, now=datetime.now(UTC))
-        ours.append(time.monotonic() - started)
-    return {"noop_ours_s": round(median(ours), 3), "noop_bare_s": round(median(bare), 3)}
+        return 0
+
+    def ours() -> int:
+        made = sync_repo(state, "gentoo", repo, now=datetime.now(UTC))
+        return int(made.changed)
+
+    sides = {"ours": ours, "bare": bare}
+    seen: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(2 * repeat + 1):
+        forest.stamp()
+        for name in sorted(sides, reverse=number % 2 == 1):
+            seconds, changed = timed(sides[name])
+            assert not changed
+            seen[name].append(seconds)
+    return {f"noop_{name}_s": round(median(each), 3) for name, each in seen.items()}
 
 
 def measure(files: int, repeat: int) -> dict[str, Any]:
@@ -159,7 +213,8 @@ def measure(files: int, repeat: int) -> dict[str, Any]:
         state = work / "state"
         forest = Forest(work / "upstream", files)
         forest.plant()
-        with served(work, upstream=forest.root, tree=work / "current") as url:
+        places = {"upstream": forest.root, "tree": work / "current", "images": folder_of(state)}
+        with served(work, **places) as url:
             repo = Repo(upstreams=(f"{url}/upstream",))
             stamps = []
             for _ in range(2):
