@@ -258,8 +258,8 @@ def apply(order: Order, settings: Mapping[str, Any]) -> int:
 
 def same_state(before: Mapping[str, Any], says: Mapping[str, Any]) -> bool:
     """Whether two deployments come to the same on a blade: one may be the other's renewal."""
-    keys = ("class_name", "ring", "generation", "snapshots", "atoms")
-    return all(before.get(key) == says[key] for key in keys) and (
+    keys = ("class_name", "ring", "generation", "snapshots", "image", "atoms")
+    return all(before.get(key) == says.get(key) for key in keys) and (
         before["sha256"].get("generation.json") == says["sha256"].get("generation.json")
     )
 

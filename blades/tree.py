@@ -49,6 +49,7 @@ PLACES = ("a", "b")
 LOOP_CONTROL, LOOP_CTL_GET_FREE = (10, 237), 0x4C82
 LOOP_MAJOR = 7
 TRIES = 5
+AT_ONCE = 64
 DIGEST = re.compile("[0-9a-f]{64}")
 REMEDY = (
     "Give the kernel CONFIG_SQUASHFS, CONFIG_SQUASHFS_ZSTD and CONFIG_BLK_DEV_LOOP; or install "
@@ -135,7 +136,8 @@ def mount(image: Path, folder: Path) -> None:
 def provide_loop() -> None:
     """Make the device files of the next free loop device, where /dev is not the kernel's own.
 
-    A container or a lab has a /dev of its own, in which no file comes by itself.
+    A container or a lab has a /dev of its own, in which no file comes by itself. Those after it as
+    well: when many blades of a lab mount at once, each takes the next that is still free.
     Source: loop(4), LOOP_CTL_GET_FREE.
     """
     with contextlib.suppress(OSError):
@@ -145,8 +147,10 @@ def provide_loop() -> None:
         with control.open("rb") as file:
             number = fcntl.ioctl(file, LOOP_CTL_GET_FREE)
         if not Path(f"/dev/loop{number}").exists():
-            device = os.makedev(LOOP_MAJOR, number)
-            os.mknod(f"/dev/loop{number}", stat.S_IFBLK | 0o600, device)
+            for each in range(number, number + AT_ONCE):
+                device = os.makedev(LOOP_MAJOR, each)
+                with contextlib.suppress(FileExistsError):
+                    os.mknod(f"/dev/loop{each}", stat.S_IFBLK | 0o600, device)
 
 
 def unpack(image: Path, name: str) -> None:

@@ -31,6 +31,7 @@ from headnode.process import require, run
 from mirror.contents import Kind, lay_out
 from mirror.disk import writing_to
 from mirror.sets import read_set, set_path
+from mirror.snapshots import make_served
 
 MAKE_S = 3600.0
 SUFFIX = ".squashfs"
@@ -81,14 +82,16 @@ def ensure_image(state: Path, set_id: str, kind: Kind = Kind.PROFILES) -> Image:
     repos = {name: set_path(state, set_id, name) for name in read_set(state, set_id)}
     require("mksquashfs")
     folder = folder_of(state)
-    with writing_to(folder), _alone(folder) as scratch:
-        made = image_of(state, set_id, kind)
-        if made is None:
-            made = _make(scratch, repos, kind)
-            (scratch / "image").replace(path_of(state, made))
-            sync_folder(folder)
-            said = {"sha256": made.sha256, "size_bytes": made.size_bytes}
-            write_atomic(_record(state, set_id, kind), json.dumps(said) + "\n")
+    with writing_to(folder):
+        make_served(folder, up_to=state)
+        with _alone(folder) as scratch:
+            made = image_of(state, set_id, kind)
+            if made is None:
+                made = _make(scratch, repos, kind)
+                (scratch / "image").replace(path_of(state, made))
+                sync_folder(folder)
+                said = {"sha256": made.sha256, "size_bytes": made.size_bytes}
+                write_atomic(_record(state, set_id, kind), json.dumps(said) + "\n")
     return made
 
 

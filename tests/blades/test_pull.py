@@ -356,6 +356,21 @@ def test_an_image_that_cannot_be_had_fails_the_pull_before_emerge_is_started(bla
     assert blade.calls == [use(blade)]
 
 
+def test_the_same_trees_as_another_image_are_brought(blade: Blade) -> None:
+    make_trees(blade)
+    blade.deploy(1, **BY_IMAGE)
+    blade.pull()
+    other = {**IMAGE, "kind": "full", "sha256": "b" * 64}
+    blade.deploy(2, generation=11, **{**BY_IMAGE, "image": other})
+    same = (blade.site / "deployments/1/generation.json").read_bytes()
+    says = json.loads((blade.site / "deployment.json").read_text())
+    says["sha256"]["generation.json"] = hashlib.sha256(same).hexdigest()
+    (blade.site / "deployments/2/generation.json").write_bytes(same)
+    (blade.site / "deployment.json").write_text(json.dumps(says))
+    assert blade.pull()["result"] == "updated"
+    assert blade.calls[2:] == [use(blade).replace("a" * 64, "b" * 64), UPDATE]
+
+
 def test_with_trees_the_trees_come_alone(blade: Blade) -> None:
     blade.deploy(1, **BY_IMAGE)
     report = {"result": "trees", "emerge": False, "changes": [], "error": ""}

@@ -204,6 +204,18 @@ def test_what_was_damaged_is_made_again(tmp_path: Path, harm: str) -> None:
     assert path.stat().st_size == found.size_bytes
 
 
+def test_everybody_may_read_an_image_whatever_the_umask(tmp_path: Path) -> None:
+    one = a_set(tmp_path)
+    before = os.umask(0o077)
+    try:
+        path = path_of(tmp_path, ensure_image(tmp_path, one))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.parent.stat().st_mode & 0o777 == 0o755
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o755
+
+
 def test_an_unknown_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MirrorError) as caught:
         ensure_image(tmp_path, "0" * 16)
