@@ -204,6 +204,21 @@ def test_a_link_takes_the_place_of_a_folder_and_of_another_link(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
+def test_a_blade_that_can_neither_mount_nor_unpack_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "HOME", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(TreeError) as caught:
+        tree.attach("a", tmp_path / "images/x.squashfs")
+    assert str(caught.value) == (
+        "there is no mount; it cannot be unpacked either: there is no unsquashfs. Give the kernel "
+        "CONFIG_SQUASHFS, CONFIG_SQUASHFS_ZSTD and CONFIG_BLK_DEV_LOOP; or install unsquashfs "
+        '(sys-fs/squashfs-tools[zstd]); or set tree = "rsync" for its class in the headnode\'s '
+        "cluster.toml, and give the blade its files again (headnode blades config)"
+    )
+
+
 WRONG_USAGE = (
     (),
     ("use", "http://x"),
