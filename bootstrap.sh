@@ -13,6 +13,7 @@ unshare:util-linux:sys-apps/util-linux
 nsenter:util-linux:sys-apps/util-linux
 setpriv:util-linux:sys-apps/util-linux
 mount:mount:sys-apps/util-linux
+mksquashfs:squashfs-tools:sys-fs/squashfs-tools
 bash:bash:app-shells/bash
 gcc:gcc:sys-devel/gcc
 make:make:dev-build/make

@@ -62,17 +62,31 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What goes, and why each generation that stays does. `deployments` are (ring, sequence)."""
+    """What goes, and why each generation that stays does. `deployments` are (ring, sequence).
+
+    `images` are of trees, and the caller's to delete: name -> bytes, as `files` of packages.
+    """
 
     kept: Mapping[int, tuple[str, ...]]
     generations: tuple[int, ...] = ()
     deployments: tuple[tuple[str, int], ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
         """What the files of packages that go come to."""
         return sum(self.files.values())
+
+    def folders(self, binhost: Binhost) -> set[Path]:
+        """The folders of the generations and deployments that go."""
+        return {
+            *(binhost.generations.folder / str(number) for number in self.generations),
+            *(
+                binhost.ring(ring).folder / "deployments" / str(sequence)
+                for ring, sequence in self.deployments
+            ),
+        }
 
     def lines(self) -> Iterable[str]:
         """The plan as a person reads it: a line for each thing that stays or goes."""
@@ -84,6 +98,8 @@ class Plan:
             yield f"delete generation {number}"
         for name, size in self.files.items():
             yield f"delete package {name} ({size} bytes)"
+        for name, size in self.images.items():
+            yield f"delete image {name} ({size} bytes)"
         yield (
             f"{len(self.generations)} generations, {len(self.deployments)} deployments and "
             f"{len(self.files)} packages ({self.size_bytes} bytes) go; "

@@ -17,7 +17,7 @@ from binhost.gates import NO_WAIVERS, Gates, Move, MoveKind, Waivers, no_gates, 
 from binhost.generations import Generations, entries_text
 from binhost.keys import Keys
 from binhost.pool import Pool, clear_staging
-from binhost.records import BuildResult, Deployment, Generation, read
+from binhost.records import BuildResult, Deployment, Generation, TreeImage, read
 from binhost.rings import Ring, check_files, is_stale
 from binhost.signing import Signer
 from headnode.errors import BusyError, PublishError
@@ -26,6 +26,11 @@ from headnode.files import locked
 log = logging.getLogger(__name__)
 
 ReposOf = Callable[[str], Mapping[str, Path]]
+ImageOf = Callable[[str], TreeImage | None]
+
+
+def no_image(set_id: str) -> None:
+    """What a class has whose blades sync by rsync."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,8 @@ class Binhost:
     """A class's folders: what is published (`folder`) and what is built (`build_folder`).
 
     `pool_url` is where blades find the pool; `repos_of` gives the snapshots (name -> folder) of a
-    snapshot set. With `keys`, packages and deployments are signed, and blades refuse a deployment
-    when `valid` is over.
+    snapshot set, `image_of` those as one image, which it makes if need be. With `keys`, packages
+    and deployments are signed, and blades refuse a deployment when `valid` is over.
     """
 
     class_name: str
@@ -42,6 +47,7 @@ class Binhost:
     build_folder: Path
     pool_url: str
     repos_of: ReposOf
+    image_of: ImageOf = no_image
     keys: Keys | None
     valid: timedelta
 
@@ -179,9 +185,9 @@ def _clear_staging(binhost: Binhost, published: Container[str]) -> None:
 def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
     """Put a generation in front of a ring, unless the ring has it already.
 
-    It does not have it if its index sends blades to another address than the headnode has now, or
-    if its time is half over. What was published just now has passed its gates; any other move is
-    examined here.
+    It does not have it if its index sends blades to another address than the headnode has now, if
+    its trees are to come in another way, or if its time is half over. What was published just now
+    has passed its gates; any other move is examined here.
     """
     ring = binhost.ring(move.ring)
     current = ring.current()
@@ -197,6 +203,7 @@ def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
         move.generation,
         move.entries,
         repos=binhost.repos_of(move.generation.snapshots),
+        image=binhost.image_of(move.generation.snapshots),
         pool_url=binhost.pool_url,
         gates=reports,
         signer=binhost.signer,
@@ -208,8 +215,10 @@ def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
 
 def _is_good(binhost: Binhost, ring: Ring, current: Deployment, now: datetime) -> bool:
     trusted = binhost.keys.trusted() if binhost.keys else ()
-    return ring.pool_url() == binhost.pool_url and not is_stale(
-        current, trusted=trusted, valid=binhost.valid, now=now
+    return (
+        ring.pool_url() == binhost.pool_url
+        and current.image == binhost.image_of(current.snapshots)
+        and not is_stale(current, trusted=trusted, valid=binhost.valid, now=now)
     )
 
 

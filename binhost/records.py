@@ -84,13 +84,22 @@ class Generation(Record):
     gates: tuple[GateReport, ...] = ()
 
 
+class TreeImage(Record):
+    """A snapshot set as blades mount it: /images/<sha256>.squashfs."""
+
+    kind: str
+    sha256: str
+    size_bytes: int
+
+
 class Deployment(Record):
     """A generation in front of a ring. What a pull compares with what it has applied.
 
     `sequence` only grows for a ring; `timestamp` (seconds since the epoch) is the index's. A blade
     refuses it after `expires`, and trusts the `keys` (fingerprints) from it on; none where nothing
-    is signed. `repos` names the repositories that go with it, `sha256` the digest of each file
-    beside it, `gates` what the ring's move to it had to pass, if it was not the first to have it.
+    is signed. `repos` names the repositories that go with it, `image` is what blades have them of
+    (None: they sync by rsync), `sha256` the digest of each file beside it, `gates` what the ring's
+    move to it had to pass, if it was not the first to have it.
     """
 
     class_name: str
@@ -103,6 +112,7 @@ class Deployment(Record):
     keys: tuple[str, ...]
     snapshots: str
     repos: tuple[str, ...]
+    image: TreeImage | None = None
     atoms: tuple[str, ...]
     sha256: dict[str, str]
     gates: tuple[GateReport, ...] = ()

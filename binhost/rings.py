@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from binhost.index import field, render
-from binhost.records import Deployment, GateReport, Generation, read, save, to_json
+from binhost.records import Deployment, GateReport, Generation, TreeImage, read, save, to_json
 from binhost.signing import Signer
 from headnode.errors import PublishError
 from headnode.files import point_symlink, remove_tree, sync_folder, write_atomic
@@ -96,11 +96,13 @@ class Ring:
         now: datetime,
         valid: timedelta,
         signer: Signer | None,
+        image: TreeImage | None = None,
         gates: tuple[GateReport, ...] = (),
     ) -> Deployment:
         """Put `generation` in front of the ring: one rename, after everything is in place.
 
-        `repos` are the snapshots of its trees (name -> folder), `gates` what the move passed.
+        `repos` are the snapshots of its trees (name -> folder), `image` is those as one file,
+        `gates` what the move passed.
         Blades refuse the deployment when `valid` is over.
 
         Raises:
@@ -133,6 +135,7 @@ class Ring:
             keys=signer.trusted if signer else (),
             snapshots=generation.snapshots,
             repos=tuple(repos),
+            image=image,
             atoms=generation.atoms,
             sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
             gates=gates,

@@ -138,17 +138,18 @@ def blade_spec(
     store: Path | None = None,
     beneath: tuple[Path, ...] = (),
     hidden: tuple[Path, ...] = (),
+    binds: tuple[Bind, ...] = (),
 ) -> NodeSpec:
     """A blade of the lab in the folder `lab`, its files written: to be started, or to `join`.
 
     `store` is where its overlay is, if not in the lab; for `beneath` and further `hidden` folders
-    see `NodeSpec`.
+    and `binds` see `NodeSpec`.
     """
     spec = NodeSpec(
         name=name,
         store=store or lab / "nodes" / name,
         lower=lower,
-        binds=environment_binds(root=lower),
+        binds=(*environment_binds(root=lower), *binds),
         hidden=(lab, *hidden),
         throwaway=True,
         beneath=beneath,

@@ -12,10 +12,13 @@ of the generation is really there: emerge ends well also when the binhost cannot
     /var/lib/headnode/applied.json  the last deployment that was applied whole
     /var/lib/headnode/applying      there while one is being applied, and if that was cut or failed
     /var/lib/headnode/seen.json     the highest sequence that was seen, by class and ring
-    /var/lib/headnode/synced        the snapshot set that the tree is at; none while it is synced
+    /var/lib/headnode/synced        the snapshot set that the tree is at, by rsync; none while it is
+                                    synced, and where trees come as images (`blades.tree`)
     /var/lib/headnode/index/        the index of the deployment, as it was checked
     /var/lib/headnode/etc/portage/  /etc/portage, but with that index as the only binhost
     /var/log/headnode-pull.log      what emerge said the last time
+
+With --trees it brings the trees alone, for plain emerge on a blade that was just set up.
 
 The last line it prints is a report in JSON. Exit codes: 0 up to date or updated, 1 failed, 2 not
 set up. Only the standard library, emerge and gpg: the blade may have nothing else.
@@ -42,6 +45,7 @@ SETTINGS = Path("/etc/headnode/pull.json")
 KEYS = Path("/etc/headnode/keys.asc")
 KEYRING = Path("/etc/portage/gnupg")
 TRUST = "/usr/local/sbin/headnode-trust"
+TREE = "/usr/local/sbin/headnode-tree"
 STATE = Path("/var/lib/headnode")
 LOG = Path("/var/log/headnode-pull.log")
 LOCK = Path("/run/headnode-pull.lock")
@@ -142,8 +146,36 @@ def read_state(name: str) -> dict[str, Any]:
         return {}
 
 
+def bring_trees(says: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Bring the trees to those of a deployment, in the way that it says."""
+    image = says.get("image")
+    if image is None:
+        if settings.get("tree", "rsync") != "rsync":
+            raise NotSetUpError(
+                "its trees come by rsync now, and its files are for images: on the headnode, "
+                f"headnode blades config {settings['blade']} has what it needs"
+            )
+        if (STATE / "tree").is_symlink():
+            run((TREE, "leave"))
+        sync(says["snapshots"])
+        return
+    name = f"images/{image['sha256']}.squashfs"
+    # What differs from the image that is here comes by rsync.
+    delta = ("--delta", f"{settings['rsync']}/{name}") if "rsync" in settings else ()
+    url = f"{settings['headnode']}/{name}"
+    (STATE / "synced").unlink(missing_ok=True)
+    run((TREE, "use", *delta, url, image["sha256"], str(image["size_bytes"]), *says["repos"]))
+
+
+def lacks_trees(says: Mapping[str, Any]) -> bool:
+    """Whether the trees of an image are gone, after a boot that did not bring them back."""
+    return says.get("image") is not None and not all(
+        (REPOS / repo / "profiles").is_dir() for repo in says["repos"]
+    )
+
+
 def sync(snapshots: str) -> None:
-    """Bring the trees to a snapshot set, if they are not there already.
+    """Bring the trees to a snapshot set by rsync, if they are not there already.
 
     Portage takes no tree that is older than the one it has ("SERVER OUT OF DATE"), which is what a
     rollback brings; it asks metadata/timestamp.chk, and a tree without one is always synced.
@@ -211,7 +243,7 @@ def apply(order: Order, settings: Mapping[str, Any]) -> int:
     url = f"{order.folder}/generation.json"
     wanted = expected(read_json(order.file("generation.json"), url, "packages")["packages"])
     put_index(order)
-    sync(order.says["snapshots"])
+    bring_trees(order.says, settings)
     write(ETC / "sets/blade", "".join(f"{atom}\n" for atom in sorted(order.says["atoms"])))
     with configuration(settings["signed"]) as environment:
         run(UPDATE, **environment)
@@ -226,30 +258,46 @@ def apply(order: Order, settings: Mapping[str, Any]) -> int:
 
 def same_state(before: Mapping[str, Any], says: Mapping[str, Any]) -> bool:
     """Whether two deployments come to the same on a blade: one may be the other's renewal."""
-    keys = ("class_name", "ring", "generation", "snapshots", "atoms")
-    return all(before.get(key) == says[key] for key in keys) and (
+    keys = ("class_name", "ring", "generation", "snapshots", "image", "atoms")
+    return all(before.get(key) == says.get(key) for key in keys) and (
         before["sha256"].get("generation.json") == says["sha256"].get("generation.json")
     )
 
 
+def ring_order(settings: Mapping[str, Any]) -> Order:
+    """The ring's deployment, which is for this blade and for now; its signature is not checked."""
+    where = f"{settings['class']}/{settings['ring']}"
+    order = fetch_order(f"{settings['headnode']}/binhost/{where}")
+    check_terms(
+        order,
+        settings["class"],
+        settings["ring"],
+        int(read_state("seen.json").get(where, 0)),
+        datetime.now(UTC),
+        signed=settings["signed"],
+    )
+    return order
+
+
+def pull_trees(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
+    """Bring the trees alone to the ring's deployment: plain emerge has a profile then."""
+    order = ring_order(settings)
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    LOG.write_text("")
+    believe(order, settings)
+    bring_trees(order.says, settings)
+    report["result"] = "trees"
+
+
 def pull(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     """One pull; `report` is filled in as it goes."""
-    order = fetch_order(f"{settings['headnode']}/binhost/{settings['class']}/{settings['ring']}")
+    order = ring_order(settings)
     says = order.says
     report["generation"], report["sequence"] = says["generation"], says["sequence"]
     known = read_state("applied.json")
     before = known.get("deployment", {})
     report["packages"] = known.get("packages", 0)
-    seen = read_state("seen.json").get(f"{settings['class']}/{settings['ring']}", 0)
-    check_terms(
-        order,
-        settings["class"],
-        settings["ring"],
-        int(seen),
-        datetime.now(UTC),
-        signed=settings["signed"],
-    )
-    half_way = (STATE / "applying").exists()
+    half_way = (STATE / "applying").exists() or lacks_trees(says)
     if before == says and not half_way:
         report["result"] = "unchanged"
         return
@@ -288,7 +336,7 @@ def read_settings() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Pull once, print the report, and return the exit code."""
+    """Pull once (with --trees only the trees), print the report, and return the exit code."""
     started = time.monotonic()
     report: dict[str, Any] = {"result": "failed", "emerge": False, "changes": [], "error": ""}
     code = 1
@@ -297,7 +345,7 @@ def main() -> int:
         report |= {"blade": settings["blade"], "ring": settings["ring"]}
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            pull(settings, report)
+            (pull_trees if sys.argv[1:] == ["--trees"] else pull)(settings, report)
         code = 0
     except NotSetUpError as error:
         report["error"] = f"this blade is not set up: {error}"

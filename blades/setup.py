@@ -7,7 +7,8 @@
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
     /usr/local/sbin/headnode-pull  starts the pull, which is:
-    /usr/local/lib/headnode/blades/…   modules of this package, as they are
+    /usr/local/sbin/headnode-tree  puts the trees in place; `blades.boot` has it started at boot
+    /usr/local/lib/headnode/blades/…   what both are: modules of this package, as they are
 """
 
 from __future__ import annotations
@@ -18,21 +19,22 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from blades.boot import TREE_PATH, boot_files
 from blades.inventory import Blade
 from config.model import Cluster
-from config.portage import Rendered, blade_files, http_url, is_program
+from config.portage import Rendered, blade_files, http_url, is_program, rsync_url
 
 PULL_PATH = "/usr/local/sbin/headnode-pull"
 PULL_SETTINGS = "/etc/headnode/pull.json"
 LIBRARY = "/usr/local/lib/headnode"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "order", "pull")
+MODULES = ("__init__", "image", "order", "pull", "tree")
 # -I: neither the folder that it is started in nor root's own packages come into it.
 LAUNCHER = f"""#!/bin/sh
-# Brings this blade to what its ring has. Written by headnode.
+# {{what}} Written by headnode.
 exec python3 -I -c 'import sys
 sys.path.insert(0, "{LIBRARY}")
-from blades.pull import main
+from blades.{{module}} import main
 sys.exit(main())' "$@"
 """
 
@@ -43,6 +45,8 @@ def setup_files(
     """What `blade` is given; `atoms` is its class's set @blade, `keyring` the headnode's keys."""
     settings = {
         "headnode": http_url(cluster, "").rstrip("/"),
+        "rsync": rsync_url(cluster, "").rstrip("/"),
+        "tree": cluster.classes[blade.class_name].tree,
         "class": blade.class_name,
         "ring": blade.ring,
         "blade": blade.name,
@@ -50,14 +54,19 @@ def setup_files(
     }
     portage = blade_files(cluster, blade.name, atoms, keyring)
     files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
-    return Rendered(files={**portage.files, **files}, links=portage.links)
+    boot = boot_files()
+    return Rendered(
+        files={**portage.files, **files, **boot.files}, links={**portage.links, **boot.links}
+    )
 
 
 def program_files() -> dict[str, str]:
-    """The pull, as files of a blade."""
+    """The pull and the trees' program, as files of a blade."""
     here = Path(__file__).parent
     modules = {f"{LIBRARY}/blades/{name}.py": (here / f"{name}.py").read_text() for name in MODULES}
-    return {PULL_PATH: LAUNCHER, **modules}
+    pull = LAUNCHER.format(what="Brings this blade to what its ring has.", module="pull")
+    tree = LAUNCHER.format(what="Puts the trees of ebuilds in place.", module="tree")
+    return {PULL_PATH: pull, TREE_PATH: tree, **modules}
 
 
 def to_tar(rendered: Rendered) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from config.model import Class, Cluster
+from config.model import Class, Cluster, TreeKind
 
 ETC = "/etc/portage"
 KEYS_PATH = "/etc/headnode/keys.asc"
@@ -46,7 +46,7 @@ class Rendered:
 
 def is_program(path: str) -> bool:
     """Whether the file at `path` on a node is to be executable. Pure."""
-    return PurePosixPath(path).parent.name in ("bin", "sbin")
+    return PurePosixPath(path).parent.name in ("bin", "local.d", "sbin")
 
 
 def http_url(cluster: Cluster, path: str) -> str:
@@ -185,6 +185,8 @@ def blade_files(
 
 
 def _blade_repos(cluster: Cluster, class_name: str, ring: str) -> dict[str, dict[str, str]]:
+    if cluster.classes[class_name].tree is not TreeKind.RSYNC:
+        return _still_repos(cluster)  # the pull puts images in place
     sections: dict[str, dict[str, str]] = {"DEFAULT": {"main-repo": cluster.mirror.main_repo}}
     for repo in cluster.mirror.repos:
         sections[repo] = {
@@ -196,6 +198,14 @@ def _blade_repos(cluster: Cluster, class_name: str, ring: str) -> dict[str, dict
             "sync-rsync-verify-metamanifest": "no",
         }
     return sections
+
+
+def _still_repos(cluster: Cluster) -> dict[str, dict[str, str]]:
+    """Repositories that Portage only reads."""
+    each = {
+        repo: {"location": f"{REPOS}/{repo}", "auto-sync": "no"} for repo in cluster.mirror.repos
+    }
+    return {"DEFAULT": {"main-repo": cluster.mirror.main_repo}, **each}
 
 
 def builder_files(
@@ -218,10 +228,6 @@ def builder_files(
         "PORTAGE_LOGDIR": LOGDIR,
         "PORTAGE_ELOG_SYSTEM": "save",
     }
-    repos: dict[str, dict[str, str]] = {"DEFAULT": {"main-repo": cluster.mirror.main_repo}}
-    repos |= {
-        repo: {"location": f"{REPOS}/{repo}", "auto-sync": "no"} for repo in cluster.mirror.repos
-    }
     pool = {
         "pool": {
             "sync-uri": f"file://{BUILDER_POOL_INDEX}",
@@ -233,7 +239,7 @@ def builder_files(
         files={
             f"{ETC}/make.conf": _assignments(make_conf),
             BINREPOS: _ini(pool),
-            REPOS_CONF: _ini(repos),
+            REPOS_CONF: _ini(_still_repos(cluster)),
             **_class_files(cls, atoms),
             **_trust_files(keyring),
         },

@@ -207,6 +207,7 @@ PACKAGES = {
     "git": "git (Debian), dev-vcs/git (Gentoo)",
     "gpg": "gpg (Debian), app-crypt/gnupg (Gentoo)",
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",
+    "mksquashfs": "squashfs-tools (Debian), sys-fs/squashfs-tools[zstd] (Gentoo)",
     "mount": "mount (Debian), sys-apps/util-linux (Gentoo)",
     "nginx": "nginx-light (Debian), www-servers/nginx (Gentoo)",
     "nsenter": "util-linux (Debian), sys-apps/util-linux (Gentoo)",

@@ -21,6 +21,7 @@ from blades.lab import HEADNODE, UPSTREAM, Lab
 from blades.setup import setup_files
 from config import template
 from config.load import atoms_of, load
+from config.model import TreeKind
 from headnode.errors import NodeError
 from headnode.files import write_atomic
 from headnode.node import Life
@@ -77,8 +78,9 @@ def rings(count: int) -> dict[str, str]:
     return {**canary, "fleet": f"blade[{2:0{width}}-{count:0{width}}]"}
 
 
-def values(folder: Path, count: int) -> dict[str, Any]:
+def values(folder: Path, count: int, tree: TreeKind) -> dict[str, Any]:
     """What a rehearsal's cluster.toml says other than the defaults. Pure."""
+    blade = {"packages": PACKAGES, "profile": PROFILE, "rings": rings(count), "tree": tree.value}
     return {
         "state": {"path": str(folder / "state"), "reserve_mib": 256},
         "serve": {"host": HEADNODE, "http_port": HTTP_PORT, "rsync_port": RSYNC_PORT},
@@ -91,7 +93,7 @@ def values(folder: Path, count: int) -> dict[str, Any]:
             },
             "distfiles": {"upstreams": [f"http://{UPSTREAM}:{HTTP_PORT}"]},
         },
-        "classes": {"blade": {"packages": PACKAGES, "profile": PROFILE, "rings": rings(count)}},
+        "classes": {"blade": blade},
         "rollout": {
             "transport": "exec",
             "exec_command": f"{shlex.quote(str(folder / 'enter'))} %h",
@@ -106,11 +108,12 @@ def up(
     lower: Path = Path("/"),
     life: Life = Life.WITH_STARTER,
     cache: Path | None = None,
+    tree: TreeKind = TreeKind.PROFILES,
     report: Report = lambda line: None,
 ) -> Rehearsal:
     """Put up a lab of `count` blades with its upstream and its configuration.
 
-    `cache` keeps the tarballs of real software between labs.
+    `cache` keeps the tarballs of real software between labs; `tree` is how blades have the trees.
 
     Raises:
         NodeError, EnvironmentLacksError: it does not come up; what did is down again.
@@ -121,7 +124,7 @@ def up(
     for name in assembled.stand_ins:
         report(f"{name}: its own sources cannot be had here, a small stand-in takes its place")
     config = folder / "cluster.toml"
-    write_atomic(config, template.render(values(folder, count)))
+    write_atomic(config, template.render(values(folder, count, tree)))
     site = Site(cluster=load(config))
     if site.signs and not site.keys.trusted():
         site.keys.make("headnode lab")

@@ -9,6 +9,7 @@ On disk::
     <state>/mirror/repos/<repo>/lock                 held by the sync
     <state>/mirror/status/<repo>.json                last try, last good, what failed and why
     <state>/mirror/sets/<id>.json                    one snapshot of every repository
+    <state>/mirror/images/<sha256>.squashfs          a set as blades mount it (`image`)
     <state>/mirror/distfiles/layout.conf             GLEP 75
     <state>/mirror/distfiles/<2 hex>/<file>          verified, complete
     <state>/mirror/distfiles/.partial/               being fetched, resumed by the next run
@@ -21,8 +22,8 @@ On disk::
 from an upstream, `heads` and `guard` decide whether there is anything new and whether it is to be
 believed, `verify_tree`, `manifests` and `md5cache` check it, `snapshots` puts it in front, `status`
 remembers what became of it. `layout` says where a distfile lies; `distfiles` plans and fetches
-them, over `download`; `rsyncd` renders what serves the trees; `upstream` is a small repository of
-our own for the lab.
+them, over `download`; `contents` says what of a set is in an image, and `image` makes it; `rsyncd`
+renders what serves trees and images; `upstream` is a small repository of our own for the lab.
 
 Of the distfiles, `wanted` says which ones packages need, `lookup` what the trees say of one (over
 `catalogue`), `store` where they lie; `fetcher` brings one (over `mirrors`, `claims`, `download` and

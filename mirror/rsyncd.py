@@ -18,9 +18,11 @@ from pathlib import Path
 
 from config.model import Cluster
 from headnode.errors import MirrorError
+from mirror.image import folder_of
 from mirror.snapshots import Folder
 
 MAIN_MODULE = "gentoo-portage"
+IMAGES_MODULE = "images"
 TIMEOUT_S = 300
 NOBODY = 65534
 # A blade asking for checksums would have every file of the tree read; Gentoo's mirrors refuse too.
@@ -42,13 +44,16 @@ def module_name(cls: str, ring: str, repo: str) -> str:
 
 
 def modules(state: Path, cluster: Cluster) -> list[Module]:
-    """Give every module: the newest main tree, then one for each class, ring and repository.
+    """Give every module: the newest main tree, the images, one for each class, ring and repository.
 
     Raises:
         MirrorError: two of them have the same name.
     """
     main = cluster.mirror.main_repo
-    found = [Module(name=MAIN_MODULE, path=Folder.of(state, main).current, comment="newest tree")]
+    found = [
+        Module(name=MAIN_MODULE, path=Folder.of(state, main).current, comment="newest tree"),
+        Module(name=IMAGES_MODULE, path=folder_of(state), comment="trees as images"),
+    ]
     found += [
         Module(
             name=module_name(name, ring, repo),

@@ -30,13 +30,18 @@ class Run(Protocol):
         """What it did; CommandError if it takes too long."""
 
 
-def closure_and_soname(run: Run, move: Move, root: frozenset[str]) -> Iterator[GateReport]:
-    """Resolve the whole set from binaries: once with libraries, and only if that fails without."""
+def closure_and_soname(
+    run: Run, run_with_ebuilds: Run, move: Move, root: frozenset[str]
+) -> Iterator[GateReport]:
+    """Resolve the whole set from binaries: once with libraries, and only if that fails without.
+
+    `run_with_ebuilds` is for what a blade that has no ebuilds cannot say of itself.
+    """
     strict = run(binaries_argv("@blade", sonames=True))
     plain = strict if strict.code == 0 else run(binaries_argv("@blade"))
-    yield _closure(run, move, plain)
+    yield _closure(run_with_ebuilds, move, plain)
     lacking = soname.unprovided(move.entries.values(), root)
-    yield _soname(run, move, strict, plain, lacking)
+    yield _soname(run_with_ebuilds, move, strict, plain, lacking)
 
 
 def _closure(run: Run, move: Move, done: Completed) -> GateReport:

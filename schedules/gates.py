@@ -180,7 +180,7 @@ class _Examination:
         smoke, pulled = self._smoke(trial)
         self.watch.say("Resolving the whole set from binaries alone")
         root = root_libraries.sonames(self.ground.root, self.move.entries.values())
-        yield from examine.closure_and_soname(trial.run, self.move, root)
+        yield from examine.closure_and_soname(trial.run, trial.run_with_ebuilds, self.move, root)
         yield smoke
         yield examine.converged(trial.run)
         yield (

@@ -7,7 +7,7 @@
                              only what changed
         rings/<ring>/kept.json  which generation it is at; there only while nothing works on it
         state/               the state folder that the lab's `headnode serve` serves: the rings'
-                             candidates, and the real pool, which is bound in
+                             candidates, and the real pool and images, which are bound in
         lab/                 the lab (blades.lab), empty when none is up
         walked/              which ways between generations a blade went (schedules.walked)
 
@@ -31,6 +31,7 @@ from binhost.builder import root_digest
 from binhost.publish import Binhost
 from binhost.records import Generation, Record, read, save
 from blades import lab as labs
+from blades.boot import TREE_PATH
 from blades.inventory import Blade, all_blades
 from blades.setup import program_files, setup_files
 from blades.transport import Outcome
@@ -41,12 +42,14 @@ from headnode.errors import CommandError, NodeError, PublishError
 from headnode.files import remove_tree, write_atomic
 from headnode.node import Bind
 from headnode.process import Completed, environment, last_lines, run
+from mirror.image import folder_of as images_of
 from schedules.rollout import PULL, BladeReport, read_outcome
 from schedules.site import Site
 
 START_S = 60.0
 COMMAND_S = 900.0
 BACK = "way-back"
+TREES = PurePosixPath("/var/cache/headnode/trees")  # whole, in the lab's blade
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SONAME_PROVIDED = f"{ETC}/profile/soname.provided"
 
@@ -147,9 +150,12 @@ class Ground:
 class Trial:
     """A lab that is up, with one blade over the kept overlay of a ring."""
 
-    def __init__(self, ground: Ground, lab: labs.Lab, setup: Rendered) -> None:
+    def __init__(
+        self, ground: Ground, lab: labs.Lab, setup: Rendered, trees: Mapping[str, Path]
+    ) -> None:
         self.ground = ground
         self._lab = lab
+        self._trees = trees
         self._setup = setup
         self._name = ground.blade.name
 
@@ -173,15 +179,20 @@ class Trial:
         self._join(store=self.ground.store)
 
     def _join(self, **where: Path | tuple[Path, ...]) -> None:
+        """Bring up the blade, and do what it does at boot."""
         spec = labs.blade_spec(
             self._lab.folder,
             self._name,
             self.ground.root,
             self._setup,
             hidden=(self.ground.site.state,),
+            binds=tuple(
+                Bind(source=path, target=TREES / name) for name, path in self._trees.items()
+            ),
             **where,  # type: ignore[arg-type]  # store, beneath
         )
         self._lab = labs.join(self._lab, spec)
+        self.run([TREE_PATH, "restore"])  # if it fails, so does the pull, which says why
 
     def go_apart(self) -> None:
         """From here on work in a throw-away layer: the kept overlay stays as it is."""
@@ -216,6 +227,7 @@ class Trial:
             generation,
             entries,
             repos=binhost.repos_of(generation.snapshots),
+            image=binhost.image_of(generation.snapshots),
             pool_url=binhost.pool_url,
             now=now,
             valid=binhost.valid,
@@ -243,6 +255,16 @@ class Trial:
         """
         return self._lab.node(self._name).run(command, timeout_s=timeout_s, check=False)
 
+    def run_with_ebuilds(self, command: list[str], *, timeout_s: float = COMMAND_S) -> Completed:
+        """Run a command that sees the whole trees: the blade's own may have no ebuilds.
+
+        Source: portage(5), PORTAGE_REPOSITORIES.
+        """
+        sections = [f"[{name}]\nlocation = {TREES / name}\n" for name in self._trees]
+        main = self.ground.site.cluster.mirror.main_repo
+        text = "".join([f"[DEFAULT]\nmain-repo = {main}\n", *sections])
+        return self.run(["env", f"PORTAGE_REPOSITORIES={text}", *command], timeout_s=timeout_s)
+
 
 @contextmanager
 def opened(ground: Ground, generation: Generation, entries: Mapping[str, str]) -> Iterator[Trial]:
@@ -254,14 +276,19 @@ def opened(ground: Ground, generation: Generation, entries: Mapping[str, str]) -
     folder = ground.folder / "lab"
     labs.down(folder)
     _prune(ground)
-    real = ground.site.binhost(ground.class_name)
-    pool = Bind(source=real.pool.folder, target=PurePosixPath(ground.binhost.pool.folder))
+    real, images = ground.site.binhost(ground.class_name), images_of(ground.site.state)
+    images.mkdir(parents=True, exist_ok=True)
+    binds = (
+        Bind(source=real.pool.folder, target=PurePosixPath(ground.binhost.pool.folder)),
+        Bind(source=images, target=PurePosixPath(images_of(ground.state))),
+    )
     config = ground.folder / "cluster.toml"
     write_atomic(config, template.render(_values(ground)))
     try:
-        lab = labs.up(folder, {}, lower=ground.root, later=(ground.blade.name, BACK), binds=(pool,))
+        lab = labs.up(folder, {}, lower=ground.root, later=(ground.blade.name, BACK), binds=binds)
         _serve(lab, config)
-        yield Trial(ground, lab, ground.setup(generation, entries))
+        trees = ground.site.repos_of(generation.snapshots)
+        yield Trial(ground, lab, ground.setup(generation, entries), trees)
     finally:
         labs.down(folder)
 

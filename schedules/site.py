@@ -6,16 +6,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from binhost.builder import Workshop
 from binhost.keys import Keys
 from binhost.publish import Binhost
+from binhost.records import TreeImage
 from config.load import atoms_of
-from config.model import Class, Cluster, SigningMode
+from config.model import Class, Cluster, SigningMode, TreeKind
 from config.portage import builder_files, http_url
 from headnode.errors import ConfigError
 from headnode.files import require_free_space
+from mirror.contents import Kind
+from mirror.image import ensure_image
 from mirror.sets import read_set, set_path
 
 
@@ -73,6 +77,7 @@ class Site:
             build_folder=self.state / "build" / class_name,
             pool_url=http_url(self.cluster, f"binhost/{class_name}/pool"),
             repos_of=self.repos_of,
+            image_of=partial(self.image_of, class_name),
             keys=self.keys if self.signs else None,
             valid=timedelta(days=self.cluster.signing.valid_days),
         )
@@ -104,6 +109,19 @@ class Site:
         """The snapshots of a snapshot set: repository to folder."""
         names = read_set(self.state, set_id)
         return {name: set_path(self.state, set_id, name) for name in names}
+
+    def image_of(self, class_name: str, set_id: str) -> TreeImage | None:
+        """A snapshot set as the blades of a class mount it; None where they sync by rsync.
+
+        Raises:
+            MirrorError: it could not be made.
+            EnvironmentLacksError: there is no mksquashfs.
+        """
+        kind = self.klass(class_name).tree
+        if kind is TreeKind.RSYNC:
+            return None
+        made = ensure_image(self.state, set_id, Kind(kind))
+        return TreeImage(kind=kind, sha256=made.sha256, size_bytes=made.size_bytes)
 
     def workshop(self, class_name: str, set_id: str) -> Workshop:
         """What a class's builder is set up from, with the trees of a snapshot set."""

@@ -124,11 +124,16 @@ def prune_trees(site: Site) -> None:
     sets.drop_broken(site.state)
 
 
-def in_use(state: Path) -> set[str] | None:
-    """The snapshot sets that something was made from; None if it cannot be told for sure."""
+def in_use(state: Path, going: Collection[Path] = ()) -> set[str] | None:
+    """The snapshot sets that something was made from; None if it cannot be told for sure.
+
+    What lies in the folders `going` does not count.
+    """
     found: set[str] = set()
     for pattern in NAMING:
         for path in state.glob(pattern):
+            if path.parent in going:
+                continue
             try:
                 found.add(str(json.loads(path.read_bytes())["snapshots"]))
             except FileNotFoundError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,9 +13,14 @@ from binhost.diff import Difference, State, compare
 from binhost.gc import Plan, Policy, gc
 from binhost.reasons import EbuildChanged
 from binhost.records import Generation
-from headnode.errors import MirrorError, PublishError
+from headnode.errors import BusyError, MirrorError, PublishError
+from headnode.files import locked
+from mirror.image import prune_images
 from mirror.sets import read_set
 from schedules.site import Site
+from schedules.trees import in_use
+
+log = logging.getLogger(__name__)
 
 
 def diff_once(
@@ -98,12 +106,29 @@ def _ebuild(repo: Path, cpv: str) -> Path:
 
 
 def gc_once(site: Site, class_name: str, *, now: datetime, dry_run: bool = False) -> Plan:
-    """Delete what nothing needs any more, by the policy of cluster.toml.
+    """Delete what nothing needs any more, by the policy of cluster.toml; images of trees as well.
 
     Raises:
         BusyError: a publish or a build is at work.
         PublishError: a record is damaged, so that it cannot be told what is needed.
     """
-    options = site.cluster.binhost
+    options, binhost = site.cluster.binhost, site.binhost(class_name)
     policy = Policy(newest=options.keep_generations, grace=timedelta(days=options.keep_days))
-    return gc(site.binhost(class_name), policy, now=now, dry_run=dry_run)
+    plan = gc(binhost, policy, now=now, dry_run=dry_run)
+    images = _prune_images(site, plan.folders(binhost), dry_run=dry_run)
+    return replace(plan, images=images)
+
+
+def _prune_images(site: Site, going: Collection[Path], *, dry_run: bool) -> Mapping[str, int]:
+    """Delete the images of trees that nothing was made from; none while a publish may make one."""
+    with ExitStack() as held:
+        try:
+            for name in site.cluster.classes:
+                held.enter_context(locked(site.binhost(name).lock, "headnode generations gc"))
+        except BusyError as error:
+            log.info("No image of trees is removed: %s", error.what)
+            return {}
+        sets_in_use = in_use(site.state, going)
+        if sets_in_use is None:
+            return {}
+        return prune_images(site.state, sets_in_use, dry_run=dry_run)

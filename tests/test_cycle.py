@@ -136,7 +136,7 @@ def test_a_publish_puts_a_generation_in_front_of_the_first_ring_only(running: Re
 def test_plain_emerge_installs_from_the_ring_with_the_rendered_files_alone(
     running: Rehearsal,
 ) -> None:
-    on(running, "blade01", "emerge", "--sync", "--quiet")
+    on(running, "blade01", "headnode-pull", "--trees")
     done = on(running, "blade01", "emerge", "--getbinpkgonly", "--oneshot", "sys-apps/bladeinfo")
     assert "bladeinfo 1.0" in on(running, "blade01", "bladeinfo", "--version")
     assert {"sys-apps/bladeinfo-1.0", "dev-libs/libblade-1.0"} == installed(running, "blade01")
@@ -155,6 +155,7 @@ def test_every_blade_pulls_the_generation(running: Rehearsal) -> None:
         assert installed(running, blade) == upstream_has(running)
         assert on(running, blade, "cat", "/var/lib/portage/world_sets") == "@blade"
         assert "bladeinfo 1.0" in on(running, blade, "bladeinfo", "--version")
+        assert " squashfs ro," in on(running, blade, "grep", "headnode/tree", "/proc/mounts")
 
 
 def test_a_blade_plans_nothing_more_afterwards(running: Rehearsal) -> None:
@@ -215,13 +216,11 @@ def test_blades_are_served_the_tree_they_were_built_from_while_the_mirror_is_new
     bump(running.upstream, "app-misc/bladecount")
     assert ask(running, "mirror", "sync")["changed"] == ["gentoo"]
     ask(running, "build")
-    on(running, "blade01", "emerge", "--sync", "--quiet")
-    assert on(running, "blade01", "cat", f"/var/db/repos/gentoo/{chk}") == before.strip()
     newest = (running.lab.folder / f"state/mirror/repos/gentoo/current/{chk}").read_text()
     assert newest != before
-    module = f"rsync://headnode:8730/gentoo-portage/{chk}"
-    on(running, "blade01", "rsync", module, "/tmp/newest.chk")
-    assert on(running, "blade01", "cat", "/tmp/newest.chk") == newest.strip()
+    for module, text in (("blade-canary-gentoo", before), ("gentoo-portage", newest)):
+        on(running, "blade01", "rsync", f"rsync://headnode:8730/{module}/{chk}", "/tmp/chk")
+        assert on(running, "blade01", "cat", "/tmp/chk") == text.strip()
 
 
 def test_after_a_gc_a_blade_with_an_index_of_the_days_before_completes_its_merge(

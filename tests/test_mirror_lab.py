@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from config.model import TreeKind
 from headnode import rehearsal
 from headnode.files import remove_tree
 from headnode.rehearsal import Rehearsal
@@ -27,7 +28,8 @@ OLD = "bladecount-1.0.tar.gz"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterator[Rehearsal]:
     """A lab of one blade whose headnode has published a generation of one package, and serves."""
-    with rehearsal.running(tmp_path_factory.mktemp("lab"), 1, cache=tarballs) as up:
+    folder = tmp_path_factory.mktemp("lab")
+    with rehearsal.running(folder, 1, cache=tarballs, tree=TreeKind.RSYNC) as up:
         text = up.config.read_text()
         up.config.write_text(
             text.replace('"cluster-meta/blade"', '"@system", "app-misc/bladecount"')

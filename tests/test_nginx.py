@@ -1,5 +1,6 @@
 """nginx in front of the lab's headnode, as `headnode serve --nginx` sets it up, and real emerge."""
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -63,10 +64,13 @@ def requests(up: Rehearsal) -> list[str]:
 
 
 def test_emerge_installs_from_nginx(behind_nginx: Rehearsal) -> None:
-    emerge(behind_nginx, "--sync", "--quiet")
+    blade = behind_nginx.lab.node("blade01")
+    blade.run(["headnode-pull", "--trees"], timeout_s=300)
     emerge(behind_nginx, "--getbinpkgonly", "--oneshot", PACKAGE)
-    done = behind_nginx.lab.node("blade01").run(["bladeinfo", "--version"], timeout_s=60)
+    done = blade.run(["bladeinfo", "--version"], timeout_s=60)
     assert "bladeinfo 1.0" in done.output
+    log = (behind_nginx.lab.folder / "access.log").read_text()
+    assert re.search(r'"GET /images/[0-9a-f]{64}\.squashfs HTTP/1.1" 200 ', log)
     said = requests(behind_nginx)
     assert "GET /binhost/blade/canary/Packages.gz 200" in said
     assert f"GET /binhost/blade/pool/{PACKAGE}/bladeinfo-1.0-1.gpkg.tar 200" in said

@@ -11,7 +11,7 @@ from ClusterShell.NodeSet import NodeSet
 from pydantic import Field, field_validator
 
 from config.model.base import Section
-from config.model.build import Build, Class
+from config.model.build import Build, Class, TreeKind
 from config.model.fleet import Distcc, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
@@ -37,6 +37,7 @@ __all__ = [
     "SigningMode",
     "State",
     "TransportKind",
+    "TreeKind",
 ]
 
 

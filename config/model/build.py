@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from ClusterShell.NodeSet import NodeSet
@@ -43,6 +44,14 @@ class Build(Section):
         description="Seconds that one build may take; it is ended after that, and what was built "
         "stays.",
     )
+
+
+class TreeKind(StrEnum):
+    """In which way blades have the trees of ebuilds."""
+
+    PROFILES = "profiles"
+    FULL = "full"
+    RSYNC = "rsync"
 
 
 class Class(Section):
@@ -104,6 +113,16 @@ class Class(Section):
     )
     package_mask: tuple[Line, ...] = Field(
         (), description="Lines of package.mask, as in `>=dev-lang/python-3.14`."
+    )
+    tree: TreeKind = Field(
+        TreeKind.PROFILES,
+        description="How blades have the trees of ebuilds. `profiles`: what installing binary "
+        "packages needs of them (profiles, licences, news, GLSAs), as one squashfs image that is "
+        "mounted: a few megabytes, and all of a tree changes at once. `full`: all of it as such an "
+        "image, for blades on which somebody builds or reads ebuilds. `rsync`: all of it as files, "
+        "by emerge --sync, for blades whose kernel mounts no squashfs; 170,000 files on each. "
+        "After a change from or to `rsync`, restart `headnode serve`, and give blades their files "
+        "again (blades config).",
     )
     public: bool = Field(
         False,

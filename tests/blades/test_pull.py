@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -44,6 +45,12 @@ case "$*" in
     *) echo "unexpected: emerge $*" >&2; exit 99 ;;
 esac
 """
+# The trees' program: what it mounts is a folder that `act-tree` makes.
+TREE = """#!/bin/sh
+echo "tree $*" >> '{folder}/calls'
+cd '{folder}'
+. ./act-tree
+"""
 DRIVER = """
 import sys
 from pathlib import Path
@@ -54,6 +61,7 @@ pull.SETTINGS = folder / "etc/pull.json"
 pull.KEYS = folder / "etc/keys.asc"
 pull.KEYRING = folder / "portage/gnupg"
 pull.TRUST = str(folder / "bin/trust")
+pull.TREE = str(folder / "bin/tree")
 pull.STATE = folder / "lib"
 pull.LOG = folder / "log/pull.log"
 pull.LOCK = folder / "pull.lock"
@@ -61,6 +69,7 @@ pull.VDB = folder / "vdb"
 pull.ETC = folder / "portage"
 pull.REPOS = folder / "repos"
 pull.CACHED = folder / "cache"
+sys.argv[1:] = sys.argv[3:]
 sys.exit(pull.main())
 """
 ROOT = Path(pull.__file__).parent.parent
@@ -123,18 +132,18 @@ class Blade:
         (self.folder / "act-sync").write_text(f"{sync}\n")
         (self.folder / "act-depclean").write_text(f"{depclean}\n")
 
-    def start(self, *, path: str = "") -> subprocess.Popen[str]:
+    def start(self, *words: str, path: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-I", "-c", DRIVER, str(ROOT), str(self.folder)],
+            [sys.executable, "-I", "-c", DRIVER, str(ROOT), str(self.folder), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={"PATH": path or f"{self.folder}/bin:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
         )
 
-    def pull(self, code: int = 0, *, path: str = "") -> dict[str, Any]:
+    def pull(self, code: int = 0, *words: str, path: str = "") -> dict[str, Any]:
         """Pull once; its report, after a look that it took no notice of us in another way."""
-        process = self.start(path=path)
+        process = self.start(*words, path=path)
         out, err = process.communicate(timeout=60)
         assert err == ""
         assert process.returncode == code, out
@@ -162,6 +171,9 @@ def blade(tmp_path: Path) -> Iterator[Blade]:
     emerge = tmp_path / "bin/emerge"
     emerge.write_text(EMERGE.format(folder=tmp_path, sync=SYNC, update=UPDATE, depclean=DEPCLEAN))
     emerge.chmod(0o755)
+    (tmp_path / "bin/tree").write_text(TREE.format(folder=tmp_path))
+    (tmp_path / "bin/tree").chmod(0o755)
+    (tmp_path / "act-tree").write_text("mkdir -p repos/gentoo/profiles\n")
     handler = partial(Quiet, directory=str(tmp_path / "site"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         blade = Blade(folder=tmp_path, server=server)
@@ -297,6 +309,95 @@ def test_a_tree_may_go_back_in_time(blade: Blade) -> None:
     blade.deploy(1)
     blade.emerge_does(INSTALL, "! [ -e repos/gentoo/metadata/timestamp.chk ]")
     assert blade.pull()["result"] == "updated"
+
+
+IMAGE = {"kind": "profiles", "sha256": "a" * 64, "size_bytes": 5}
+BY_IMAGE = {"image": IMAGE, "repos": ["gentoo", "site"]}
+
+
+def use(blade: Blade, *delta: str) -> str:
+    """How the trees' program is called for IMAGE."""
+    url = f"{blade.url}/images/{IMAGE['sha256']}.squashfs"
+    return " ".join(("tree use", *delta, url, str(IMAGE["sha256"]), "5 gentoo site"))
+
+
+def make_trees(blade: Blade) -> None:
+    for name in ("gentoo", "site"):
+        (blade.folder / "repos" / name / "profiles").mkdir(parents=True)
+
+
+def test_trees_come_as_the_image_of_the_deployment(blade: Blade) -> None:
+    make_trees(blade)
+    blade.deploy(1, **BY_IMAGE)
+    blade.settings(rsync="rsync://headnode:8730", tree="profiles")
+    assert blade.pull() == report_of()
+    delta = f"rsync://headnode:8730/images/{IMAGE['sha256']}.squashfs"
+    assert blade.calls == [use(blade, "--delta", delta), UPDATE]
+    assert blade.pull()["result"] == "unchanged"
+    assert len(blade.calls) == 2
+
+
+def test_trees_that_a_boot_did_not_bring_back_come_with_the_next_pull(blade: Blade) -> None:
+    make_trees(blade)
+    blade.deploy(1, **BY_IMAGE)
+    blade.pull()
+    shutil.rmtree(blade.folder / "repos/site")
+    assert blade.pull()["result"] == "updated"
+    assert blade.calls == [use(blade), UPDATE] * 2
+
+
+def test_an_image_that_cannot_be_had_fails_the_pull_before_emerge_is_started(blade: Blade) -> None:
+    blade.deploy(1, **BY_IMAGE)
+    said = '{"result": "failed", "error": "it cannot be mounted"}'
+    (blade.folder / "act-tree").write_text(f"echo '{said}'; exit 1\n")
+    words = use(blade).removeprefix("tree ")
+    error = f"{blade.folder}/bin/tree {words} failed with exit code 1:\n{said}"
+    assert blade.pull(1) == report_of(result="failed", error=error, changes=[], packages=0)
+    assert blade.calls == [use(blade)]
+
+
+def test_the_same_trees_as_another_image_are_brought(blade: Blade) -> None:
+    make_trees(blade)
+    blade.deploy(1, **BY_IMAGE)
+    blade.pull()
+    other = {**IMAGE, "kind": "full", "sha256": "b" * 64}
+    blade.deploy(2, generation=11, **{**BY_IMAGE, "image": other})
+    same = (blade.site / "deployments/1/generation.json").read_bytes()
+    says = json.loads((blade.site / "deployment.json").read_text())
+    says["sha256"]["generation.json"] = hashlib.sha256(same).hexdigest()
+    (blade.site / "deployments/2/generation.json").write_bytes(same)
+    (blade.site / "deployment.json").write_text(json.dumps(says))
+    assert blade.pull()["result"] == "updated"
+    assert blade.calls[2:] == [use(blade).replace("a" * 64, "b" * 64), UPDATE]
+
+
+def test_with_trees_the_trees_come_alone(blade: Blade) -> None:
+    blade.deploy(1, **BY_IMAGE)
+    report = {"result": "trees", "emerge": False, "changes": [], "error": ""}
+    assert blade.pull(0, "--trees") == {**report, "blade": "blade01", "ring": "canary"}
+    assert blade.calls == [use(blade)]
+    assert blade.applied is None
+
+
+def test_images_give_way_when_trees_come_by_rsync_again(blade: Blade) -> None:
+    make_trees(blade)
+    blade.deploy(1, **BY_IMAGE)
+    blade.pull()
+    (blade.folder / "lib/tree").symlink_to("trees/a")
+    blade.deploy(2, image=None)
+    blade.settings(tree="rsync")
+    assert blade.pull()["result"] == "updated"
+    assert blade.calls == [use(blade), UPDATE, "tree leave", SYNC, UPDATE]
+
+
+def test_a_blade_with_files_for_images_says_that_it_needs_those_for_rsync(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.settings(tree="profiles")
+    assert blade.pull(2)["error"] == (
+        "this blade is not set up: its trees come by rsync now, and its files are for images: on "
+        "the headnode, headnode blades config blade01 has what it needs"
+    )
+    assert blade.calls == []
 
 
 def test_a_rebuilt_package_is_a_change(blade: Blade) -> None:

@@ -18,6 +18,7 @@ KEYRING = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
 CLUSTER = Cluster.model_validate(
     {"serve": {"host": "10.0.0.1", "http_port": 8081}, "classes": {"blade": {}}}
 )
+PROGRAMS = tuple(f"usr/local/sbin/headnode-{name}" for name in ("pull", "tree", "trust"))
 
 
 @pytest.fixture
@@ -41,6 +42,8 @@ def tree(folder: Path) -> dict[str, tuple[str, int, str]]:
 def test_a_blade_is_told_where_its_headnode_is_and_what_it_is_itself(rendered: Rendered) -> None:
     assert json.loads(rendered.files[PULL_SETTINGS]) == {
         "headnode": "http://10.0.0.1:8081",
+        "rsync": "rsync://10.0.0.1:8730",
+        "tree": "profiles",
         "class": "blade",
         "ring": "fleet",
         "blade": "blade03",
@@ -62,6 +65,7 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
     assert sorted(rendered.files) == [
         "/etc/headnode/keys.asc",
         "/etc/headnode/pull.json",
+        "/etc/local.d/headnode-tree.start",
         "/etc/portage/binrepos.conf/gentoobinhost.conf",
         "/etc/portage/make.conf",
         "/etc/portage/package.accept_keywords/headnode",
@@ -70,13 +74,20 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/etc/portage/package.use/headnode",
         "/etc/portage/repos.conf/gentoo.conf",
         "/etc/portage/sets/blade",
+        "/etc/systemd/system/headnode-tree.service",
         "/usr/local/lib/headnode/blades/__init__.py",
+        "/usr/local/lib/headnode/blades/image.py",
         "/usr/local/lib/headnode/blades/order.py",
         "/usr/local/lib/headnode/blades/pull.py",
+        "/usr/local/lib/headnode/blades/tree.py",
         "/usr/local/sbin/headnode-pull",
+        "/usr/local/sbin/headnode-tree",
         "/usr/local/sbin/headnode-trust",
     ]
-    assert sorted(rendered.links) == ["/etc/portage/make.profile"]
+    assert sorted(rendered.links) == [
+        "/etc/portage/make.profile",
+        "/etc/systemd/system/multi-user.target.wants/headnode-tree.service",
+    ]
     assert rendered.files[str(pull.ETC / "sets/blade")] == "app-misc/a\napp-misc/b\n"
 
 
@@ -90,8 +101,8 @@ def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -
     assert unpacked == tree(tmp_path / "written")
     assert {f"/{name}" for name in unpacked} == {*rendered.files, *rendered.links}
     modes = {name: mode for name, (kind, mode, _) in unpacked.items() if kind == "file"}
-    for name in ("headnode-pull", "headnode-trust"):
-        assert modes.pop(f"usr/local/sbin/{name}") == 0o755
+    for program in ("etc/local.d/headnode-tree.start", *PROGRAMS):
+        assert modes.pop(program) == 0o755
     assert set(modes.values()) == {0o644}
 
 

@@ -29,6 +29,7 @@ CLASS = {
     "package_use": ["net-misc/curl http2 -ldap"],
     "package_mask": [">=dev-lang/python-3.14"],
     "rings": {"canary": "blade01", "fleet": "blade[02-04]"},
+    "tree": "rsync",
 }
 CLUSTER = Cluster.model_validate(
     {
@@ -144,6 +145,14 @@ def test_a_blade_syncs_what_its_rings_generation_was_built_from(blade: Rendered)
             "sync-uri": "rsync://head.example:8731/blade-fleet-site",
             **own,
         },
+    }
+
+
+def test_a_blade_that_is_given_images_syncs_nothing_itself() -> None:
+    assert sections(blade_files(CLUSTER, "plain1", (), None), "repos.conf/gentoo.conf") == {
+        "DEFAULT": {"main-repo": "gentoo"},
+        "gentoo": {"location": "/var/db/repos/gentoo", "auto-sync": "no"},
+        "site": {"location": "/var/db/repos/site", "auto-sync": "no"},
     }
 
 

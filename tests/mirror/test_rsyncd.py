@@ -22,7 +22,7 @@ def client(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["rsync", *words], capture_output=True, text=True, timeout=30)
 
 
-def test_modules_are_the_newest_tree_and_one_for_each_ring_and_repository() -> None:
+def test_modules_are_the_newest_tree_the_images_and_one_for_each_ring_and_repository() -> None:
     cluster = Cluster.model_validate(
         {
             "mirror": {
@@ -37,6 +37,7 @@ def test_modules_are_the_newest_tree_and_one_for_each_ring_and_repository() -> N
     rings = Path("/s/binhost/blade/rings")
     assert [(each.name, each.path) for each in modules(Path("/s"), cluster)] == [
         ("gentoo-portage", Path("/s/mirror/repos/gentoo/current")),
+        ("images", Path("/s/mirror/images")),
         ("blade-canary-gentoo", rings / "canary/current/repos/gentoo"),
         ("blade-canary-local", rings / "canary/current/repos/local"),
         ("blade-fleet-gentoo", rings / "fleet/current/repos/gentoo"),
