@@ -11,6 +11,7 @@ A generation is put together beside its name and renamed to it: it is there whol
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -80,15 +81,19 @@ class Generations:
             raise PublishError(f"{path} is not what was published.", remedy="Publish anew.")
         return parse_entries(content.decode())
 
-    def propose(self, result: BuildResult, stock: Stock, *, why: str, now: datetime) -> Generation:
+    def propose(
+        self,
+        result: BuildResult,
+        sha256: Mapping[str, str],
+        entries: str,
+        *,
+        why: str,
+        now: datetime,
+    ) -> Generation:
         """What the generation of a build would be: the newest one, if that says the same.
 
-        Raises:
-            PublishError: the pool lacks a package.
+        `sha256` are the digests of the pool's packages, `entries` the build's `entries_text`.
         """
-        missing = [name for name in result.packages if name not in stock.entries]
-        if missing:
-            raise PublishError(f"The pool lacks {', '.join(missing)}.", remedy="Build again.")
         latest = self.latest()
         if latest is not None and same_state(latest, result):
             return latest
@@ -101,9 +106,9 @@ class Generations:
             snapshots=result.snapshots,
             atoms=result.atoms,
             header=result.header,
-            packages={name: stock.sha256[name] for name in result.packages},
+            packages={name: sha256[name] for name in result.packages},
             configuration=result.configuration,
-            entries_sha256=hashlib.sha256(entries_text(result, stock).encode()).hexdigest(),
+            entries_sha256=hashlib.sha256(entries.encode()).hexdigest(),
         )
 
     def put(self, generation: Generation, entries: str) -> None:
@@ -118,7 +123,13 @@ class Generations:
 
 
 def entries_text(packages: BuildResult | Generation, stock: Stock) -> str:
-    """The entries of a build or a generation, as its file `entries` has them."""
+    """The entries of a build or a generation, as its file `entries` has them.
+
+    Raises:
+        PublishError: the pool lacks a package.
+    """
+    if missing := [name for name in packages.packages if name not in stock.entries]:
+        raise PublishError(f"The pool lacks {', '.join(missing)}.", remedy="Build again.")
     return join_entries(stock.entries[name] for name in packages.packages)
 
 

@@ -2,26 +2,29 @@
 
 ::
 
-    pool/<cat>/<pn>/<pf>-<build_id>.gpkg.tar
+    pool/<cat>/<pn>/<pf>-<build_id>.gpkg.tar    (or .xpak, the format of older binhosts)
     pool/entries      the index entries of all of them, in the order of their names
     pool/sha256       their digests, as sha256sum(1) checks them
+    pool/build-ids    the highest build id that each version ever had (`binhost.build_ids`)
 
-A package is linked into the pool first, its digest written second, and its entry last: a file that
-no entry names is never offered, and is entered again by the next publish.
+A build id is taken first, then the package is linked into the pool, its digest written, and its
+entry last: a file that no entry names is never offered, and is entered again by the next publish.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path, PurePosixPath
 
-from binhost.index import join_entries, make_entry, parse_entries
+from binhost import build_ids
+from binhost.entry import GPKG, SUFFIXES, XPAK, make_entry
+from binhost.index import join_entries, parse_entries
 from headnode.errors import PublishError
 from headnode.files import digests, sync_folder, write_atomic
-
-SUFFIX = ".gpkg.tar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,21 @@ class Pool:
     def digests_file(self) -> Path:
         """Where the digests are."""
         return self.folder / "sha256"
+
+    @property
+    def build_ids_file(self) -> Path:
+        """Where the highest build ids are."""
+        return self.folder / "build-ids"
+
+    def build_ids(self, names: Iterable[str]) -> dict[str, int]:
+        """The highest build id that each version (CPV) ever had here, whatever is left of it.
+
+        `names` are those that there are; they count also if the file of build ids was lost.
+
+        Raises:
+            PublishError: what was written down of them is damaged.
+        """
+        return build_ids.with_names(build_ids.read(self.build_ids_file), names)
 
     def stock(self) -> Stock:
         """Everything that the pool offers.
@@ -90,14 +108,18 @@ class Pool:
         """
         known = known or self.stock()
         staged = package_names(staging)
-        new = {}
+        names, new = tuple(names), {}
+        together = {*known.entries, *names}
         for name in names:
             if name not in known.entries:
+                _require_one_format(name, together)
                 new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
             elif name in staged and not _is_entered(staging / name, known.sha256[name]):
                 raise _other_content(staging / name, name)
         if not new:
             return known
+        self._clear_litter()
+        self._take_build_ids(known.entries, new)
         self._link(staging, new)
         stock = Stock(
             entries=_with(known.entries, {name: entry for name, (entry, _) in new.items()}),
@@ -121,10 +143,20 @@ class Pool:
             raise _other_content(source, name)
         return target if target.exists() else source
 
-    def _link(self, staging: Path, names: Iterable[str]) -> None:
-        for file in (self.entries_file, self.digests_file):
+    def _clear_litter(self) -> None:
+        """Drop what a publish that was killed had half written."""
+        for file in (self.entries_file, self.digests_file, self.build_ids_file):
             for litter in self.folder.glob(f".{file.name}.*"):
-                litter.unlink()  # of a publish that was killed
+                litter.unlink()
+
+    def _take_build_ids(self, known: Iterable[str], new: Iterable[str]) -> None:
+        """Write down, for good, that these names were given."""
+        before = build_ids.read(self.build_ids_file)
+        after = build_ids.with_names(before, new if before else [*known, *new])
+        if after != before:
+            write_atomic(self.build_ids_file, build_ids.to_text(after))
+
+    def _link(self, staging: Path, names: Iterable[str]) -> None:
         folders = {self.folder}
         for name in names:
             source, target = staging / name, self.folder / name
@@ -135,6 +167,17 @@ class Pool:
                 os.link(source, target)
         for folder in sorted(folders, reverse=True):
             sync_folder(folder)
+
+
+def _require_one_format(name: str, others: Container[str]) -> None:
+    """Check that a build of a package is one file, since an index has it once."""
+    stem = name.removesuffix(GPKG).removesuffix(XPAK)
+    for other in (stem + suffix for suffix in SUFFIXES):
+        if other != name and other in others:
+            raise PublishError(
+                f"{name} and {other} are the same build of one package.",
+                remedy="Build the package again: it then gets a build id of its own.",
+            )
 
 
 def _with(known: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
@@ -175,13 +218,21 @@ def _make_durable(path: Path) -> None:
 
 def package_names(folder: Path) -> set[str]:
     """The names (`cat/pn/file`) of the package files in a pool or a staging folder."""
-    return {str(path.relative_to(folder)) for path in folder.glob(f"*/*/*{SUFFIX}")}
+    names = glob("*/*/*", root_dir=folder)  # noqa: PTH207 (a Path each takes several times as long)
+    return {name for name in names if name.endswith(SUFFIXES)}
 
 
 def clear_staging(staging: Path, published: Container[str]) -> None:
-    """Drop from `staging` what the pool has now, and the index that emerge kept of it."""
+    """Drop from `staging` what the pool has now, and the index that emerge kept of it.
+
+    Empty files are names that the builder kept free.
+    """
     for name in package_names(staging):
-        if name in published:
-            (staging / name).unlink()
+        path = staging / name
+        if name in published or not path.stat().st_size:
+            path.unlink()
+            with suppress(OSError):  # the folders too, if that was the last one in them
+                path.parent.rmdir()
+                path.parent.parent.rmdir()
     for name in ("Packages", "Packages.gz"):
         (staging / name).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from binhost.entry import XPAK
 from binhost.keys import Keys, gpg
 from headnode.errors import CommandError, PublishError
 from headnode.files import sync_folder
@@ -89,8 +90,15 @@ class Signer:
         """Sign packages that have no signature yet, each replaced in one rename.
 
         Raises:
-            PublishError: naming one that could not be signed.
+            PublishError: naming one that could not be signed; one that cannot be, before any is.
         """
+        paths = list(paths)
+        for path in paths:
+            if path.name.endswith(XPAK):
+                raise PublishError(
+                    f"{path} cannot be signed: the older format has no place for it.",
+                    remedy='Build it again as a gpkg; [signing] mode = "off" takes it as it is.',
+                )
         unsigned = [path for path in paths if not is_signed(path)]
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             for _ in pool.map(self._sign, unsigned):

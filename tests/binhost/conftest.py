@@ -1,5 +1,6 @@
 """Package files in the real format, and one real builder for all tests of the binhost."""
 
+import bz2
 import hashlib
 import io
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from portage.xpak import xpak_mem
 
 from binhost.build import build
 from binhost.builder import Workshop
@@ -56,6 +58,12 @@ def gpkg(
     return archive({f"{folder}/{name}": data for name, data in members.items()})
 
 
+def xpak(metadata: dict[str, str], image: bytes = b"") -> bytes:
+    """A package of the older format (xpak(5)) with that metadata."""
+    packed = bytes(xpak_mem({key: f"{text}\n".encode() for key, text in metadata.items()}))
+    return bz2.compress(image) + packed + len(packed).to_bytes(4, "big") + b"STOP"
+
+
 @pytest.fixture
 def gpkg_bytes() -> Callable[..., bytes]:
     """The bytes of a package; see `gpkg`."""
@@ -66,7 +74,15 @@ def gpkg_bytes() -> Callable[..., bytes]:
 def make_package() -> MakePackage:
     """Write a package into a folder as emerge would, and return its name in the pool."""
 
-    def make(staging: Path, pf: str, *, build_id: int = 1, image: bytes = b"", **more: str) -> str:
+    def make(
+        staging: Path,
+        pf: str,
+        *,
+        build_id: int = 1,
+        image: bytes = b"",
+        suffix: str = ".gpkg.tar",
+        **more: str,
+    ) -> str:
         metadata = {
             "CATEGORY": "app-misc",
             "PF": pf,
@@ -80,10 +96,11 @@ def make_package() -> MakePackage:
             **more,
         }
         file = f"{pf}-{build_id}"
-        name = f"app-misc/{pf.rpartition('-')[0]}/{file}.gpkg.tar"
+        name = f"app-misc/{pf.rpartition('-')[0]}/{file}{suffix}"
         path = staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gpkg(metadata, file, image))
+        packed = xpak(metadata, image) if suffix == ".xpak" else gpkg(metadata, file, image)
+        path.write_bytes(packed)
         return name
 
     return make
