@@ -37,6 +37,10 @@ lab58: ready ## the cycle with 58 blades, for real
 bench-http: ready ## our HTTP server against nginx; the last line is JSON
 	@$(PY) -P tests/bench/http.py $(ARGS)
 
+.PHONY: bench-index
+bench-index: ready ## one more package to 10,000, against emaint: 10 minutes; the last line is JSON
+	@$(PY) -m tests.bench.index $(ARGS)
+
 .PHONY: docs
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md
