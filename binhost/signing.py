@@ -159,6 +159,20 @@ def _package(path: Path, settings: _Settings) -> Any:
     return gpkg(settings=settings, gpkg_file=str(path))
 
 
+def is_sealed(path: Path, verify_home: Path) -> bool:
+    """Whether the detached signature beside the file `path` is one that blades would take.
+
+    Some of several may be by keys that blades do not know; none may be bad.
+    Source: GnuPG, doc/DETAILS, "Format of the --status-fd output".
+    """
+    seal = path.with_name(f"{path.name}{SEAL_SUFFIX}")
+    words = ("--no-auto-check-trustdb", "--status-fd=1", "--verify")
+    status = gpg(verify_home, *words, seal, path, check=False).output
+    each = status.split("[GNUPG:] NEWSIG")
+    good = any("[GNUPG:] GOODSIG" in one and "[GNUPG:] TRUST_ULTIMATE" in one for one in each)
+    return good and "[GNUPG:] BADSIG" not in status
+
+
 def is_signed(path: Path) -> bool:
     """Whether a package has signatures, good or not.
 
