@@ -3,9 +3,13 @@
 import bz2
 import hashlib
 import io
+import itertools
+import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,3 +230,48 @@ def works(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Works]:
     shutil.copytree(folder / "state/build/blade/staging", folder / "first")
     yield Works(folder=folder, result=result, reports=tuple(reports), machine_before=before)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+EFFECTS = ("fsync", "link", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir", "utime")
+
+KilledAt = Callable[[int, Callable[[], object]], bool]
+
+
+@contextmanager
+def _dying(step: int) -> Iterator[None]:
+    """Kill this process instead of letting it take its `step`-th effect on the disk."""
+    taken = itertools.count(1)
+
+    def watched(effect: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(taken) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return effect(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in EFFECTS:
+            patch.setattr(os, name, watched(getattr(os, name)))
+        yield
+
+
+@pytest.fixture
+def killed_at() -> KilledAt:
+    """Do something in a process that is killed at its `step`-th effect; whether it came to that."""
+
+    def do(step: int, act: Callable[[], object]) -> bool:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with _dying(step):
+                    act()
+                code = 0
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), status
+        return status != 0
+
+    return do
