@@ -114,13 +114,20 @@ def render(
     `uri` is where PATHs are looked up, as the `URI:` header that Portage honours.
     """
     blocks = list(entries)
+    return render_text(header, join_entries(blocks), len(blocks), timestamp=timestamp, uri=uri)
+
+
+def render_text(
+    header: Mapping[str, str], entries: str, count: int, *, timestamp: int, uri: str
+) -> tuple[bytes, bytes]:
+    """The same of `count` entries that were put together already."""
     lines = {
         **header,
-        "PACKAGES": str(len(blocks)),
+        "PACKAGES": str(count),
         "TIMESTAMP": str(timestamp),
         "URI": uri,
         "VERSION": "0",
     }
     head = "".join(f"{key}: {value}\n" for key, value in sorted(lines.items()) if value)
-    content = f"{head}\n{join_entries(blocks)}\n".encode()
+    content = f"{head}\n{entries}\n".encode()
     return content, igzip.compress(content, LEVEL, mtime=timestamp)

@@ -21,17 +21,17 @@ from glob import glob
 from pathlib import Path, PurePosixPath
 
 from binhost import build_ids
+from binhost.entries import Entries, changed
 from binhost.entry import GPKG, SUFFIXES, XPAK, make_entry
-from binhost.index import join_entries, parse_entries
 from headnode.errors import PublishError
-from headnode.files import digests, sync_folder, write_atomic
+from headnode.files import digests, sync_together, write_atomic, write_in_turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stock:
     """What a pool has, by name: the index entries, and the SHA-256 of each file's content."""
 
-    entries: Mapping[str, str]
+    entries: Entries
     sha256: Mapping[str, str]
 
 
@@ -86,12 +86,12 @@ class Pool:
         except FileNotFoundError:
             return ""
 
-    def entries(self) -> dict[str, str]:
+    def entries(self) -> Entries:
         """The index entry of every package, by its name in the pool."""
         try:
-            return parse_entries(self.entries_file.read_bytes().decode())
+            return Entries(self.entries_file.read_bytes().decode())
         except FileNotFoundError:
-            return {}
+            return Entries("")
 
     def files(self) -> set[str]:
         """The names of the package files that are there, with an entry or without."""
@@ -108,25 +108,25 @@ class Pool:
         """
         known = known or self.stock()
         staged = package_names(staging)
-        names, new = tuple(names), {}
-        together = {*known.entries, *names}
-        for name in names:
-            if name not in known.entries:
-                _require_one_format(name, together)
-                new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
-            elif name in staged and not _is_entered(staging / name, known.sha256[name]):
+        names, new = set(names), {}
+        for name in sorted(names & staged):
+            if name in known.entries and not _is_entered(staging / name, known.sha256[name]):
                 raise _other_content(staging / name, name)
+        for name in sorted(names.difference(known.entries)):
+            _require_one_format(name, known.entries, names)
+            new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
         if not new:
             return known
         self._clear_litter()
         self._take_build_ids(known.entries, new)
         self._link(staging, new)
-        stock = Stock(
-            entries=_with(known.entries, {name: entry for name, (entry, _) in new.items()}),
-            sha256=_with(known.sha256, {name: digest for name, (_, digest) in new.items()}),
+        stock = _with(known, new)
+        write_in_turn(
+            {
+                self.digests_file: join_digests(stock.sha256),
+                self.entries_file: stock.entries.text,
+            }
         )
-        write_atomic(self.digests_file, join_digests(stock.sha256))
-        write_atomic(self.entries_file, join_entries(stock.entries.values()))
         return stock
 
     def _source(self, staging: Path, name: str) -> Path:
@@ -157,31 +157,39 @@ class Pool:
             write_atomic(self.build_ids_file, build_ids.to_text(after))
 
     def _link(self, staging: Path, names: Iterable[str]) -> None:
-        folders = {self.folder}
+        folders, links = {self.folder}, dict[Path, Path]()
         for name in names:
             source, target = staging / name, self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             folders |= {target.parent, target.parent.parent}
             if not target.exists():
-                _make_durable(source)
-                os.link(source, target)
-        for folder in sorted(folders, reverse=True):
-            sync_folder(folder)
+                source.chmod(0o644)
+                links[target] = source
+        sync_together(links.values())
+        for target, source in links.items():
+            os.link(source, target)
+        sync_together(folders)
 
 
-def _require_one_format(name: str, others: Container[str]) -> None:
+def _require_one_format(name: str, *others: Container[str]) -> None:
     """Check that a build of a package is one file, since an index has it once."""
     stem = name.removesuffix(GPKG).removesuffix(XPAK)
     for other in (stem + suffix for suffix in SUFFIXES):
-        if other != name and other in others:
+        if other != name and any(other in names for names in others):
             raise PublishError(
                 f"{name} and {other} are the same build of one package.",
                 remedy="Build the package again: it then gets a build id of its own.",
             )
 
 
-def _with(known: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    return dict(sorted({**known, **new}.items()))
+def _with(known: Stock, new: Mapping[str, tuple[str, str]]) -> Stock:
+    """What there is when `new` (name -> entry and digest) is in as well, in the order of names."""
+    names = sorted(known.entries.keys() | new.keys())
+    digests = {**known.sha256, **{name: digest for name, (_, digest) in new.items()}}
+    return Stock(
+        entries=changed(known.entries, names, lambda name: new[name][0]),
+        sha256=dict(sorted(digests.items())),
+    )
 
 
 def parse_digests(text: str) -> dict[str, str]:
@@ -205,15 +213,6 @@ def _other_content(source: Path, name: str) -> PublishError:
         f"The pool has another {name}; a published name never changes its content.",
         remedy=f"Remove {source} and build the package again.",
     )
-
-
-def _make_durable(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fchmod(handle, 0o644)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def package_names(folder: Path) -> set[str]:

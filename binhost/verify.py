@@ -104,7 +104,7 @@ def verify(
     )
 
 
-def _entries(binhost: Binhost, generation: Generation) -> tuple[dict[str, str], list[Finding]]:
+def _entries(binhost: Binhost, generation: Generation) -> tuple[Mapping[str, str], list[Finding]]:
     path = binhost.generations.folder / str(generation.number) / "entries"
     try:
         entries = binhost.generations.entries(generation)

@@ -118,6 +118,10 @@ def _bars() -> Progress:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; a row's cells are shown as text, a rich Text in its colour."""
+    rows = [tuple(row) for row in rows]
+    if not sys.stdout.isatty() and (lines := _plain_table(columns, rows)):
+        print(*lines, sep="\n", flush=True)
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -127,6 +131,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         shown.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     _console("out").print(shown, soft_wrap=False)
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table as rich draws it where there is no terminal; none if it has to fold."""
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    text = "".join(cell for row in cells for cell in row)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if not text.isascii() or not text.isprintable() or sum(widths) + 2 * len(widths) > PLAIN_WIDTH:
+        return []
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    ]
 
 
 def show_json(value: object) -> None:

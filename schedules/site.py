@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from binhost.builder import Workshop
 from binhost.keys import Keys
 from binhost.publish import Binhost
 from config.load import atoms_of
@@ -17,6 +17,9 @@ from config.portage import builder_files, http_url
 from headnode.errors import ConfigError
 from headnode.files import require_free_space
 from mirror.sets import read_set, set_path
+
+if TYPE_CHECKING:
+    from binhost.builder import Workshop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,8 @@ class Site:
 
     def workshop(self, class_name: str, set_id: str) -> Workshop:
         """What a class's builder is set up from, with the trees of a snapshot set."""
+        from binhost.builder import Workshop  # here: who publishes needs no builder
+
         cls = self.klass(class_name)
         return Workshop(
             folder=self.state / "build" / class_name,

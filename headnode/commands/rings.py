@@ -20,8 +20,8 @@ from headnode.commands.context import (
     warn_if_stale,
 )
 from headnode.console import Watcher, say, show_json, table, warn
-from schedules.cycle import Asked, promote_once, publish_once, rollback_once
 from schedules.gates import verdict
+from schedules.moving import Asked, promote_once, publish_once, rollback_once
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -29,7 +29,7 @@ from binhost.records import BuildResult, Configuration, save
 from config.load import load
 from headnode.console import note
 from mirror.sets import write_set
-from schedules.cycle import publish_once
+from schedules.moving import publish_once
 from schedules.observer import Silent
 from schedules.site import Site
 from tests.bench.emaint import CHOST, Emaint
