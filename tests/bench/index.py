@@ -29,6 +29,7 @@ from binhost.records import BuildResult, Configuration, save
 from config.load import load
 from headnode.console import note
 from mirror.sets import write_set
+from mirror.status import Status, write_status
 from schedules.moving import publish_once
 from schedules.observer import Silent
 from schedules.site import Site
@@ -95,6 +96,7 @@ class Bench:
         self.folder.mkdir()
         (self.folder / "cluster.toml").write_text(CLUSTER.format(mode="off"))
         (self.folder / "state/mirror/repos/gentoo/snapshots/1").mkdir(parents=True)
+        write_status(self.folder / "state", Status(repo="gentoo", last_good=datetime.now(UTC)))
         self.emaint.prepare(set(CATEGORIES))
 
     def built(self, names: Sequence[str], new: Sequence[str]) -> None:
