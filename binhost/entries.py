@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property
 
-from binhost.index import join_entries, parse_entries
+from binhost.index import field, join_entries, parse_entries
 
 # To find one among 10,000 entries takes up to 1.5 ms, to take them all apart 32 ms: so many are
 # looked for, and so many put in or taken out, before that is done.
@@ -59,10 +59,15 @@ class Entries(Mapping[str, str]):
 
     def sizes(self) -> Iterator[tuple[str, int | None]]:
         """The size in bytes that each entry gives its file; None if it gives none."""
-        entries = f"\n{self.text}".split("\nPATH: ")[1:]
-        for name, entry in zip(self.names, entries, strict=True):
-            _, found, rest = entry.partition("\n\n")[0].partition("\nSIZE: ")
-            yield name, int(rest.partition("\n")[0]) if found else None
+        behind = self.text.split("\nSIZE: ")[1:]
+        if len(behind) == len(self.names):  # all have one, as they should
+            yield from zip(
+                self.names, (int(each.partition("\n")[0]) for each in behind), strict=True
+            )
+            return
+        for name, entry in self.items():
+            size = field(entry, "SIZE")
+            yield name, None if size is None else int(size)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,20 +86,24 @@ def changed(entries: Entries, after: Sequence[str], entry_of: Callable[[str], st
 
     Where few of them change and all are sorted, what stays is copied as it stands.
     """
-    before = list(entries)
-    gone, come = set(before) - set(after), set(after) - set(before)
+    before, wanted = list(entries.names), dict.fromkeys(after)
+    gone, come = entries.names.keys() - wanted.keys(), wanted.keys() - entries.names.keys()
     if not before or len(gone) + len(come) > MANY or not _sorted(before) or not _sorted(after):
         blocks = (entry_of(name) if name in come else entries[name] for name in after)
         return Entries(join_entries(blocks), after)
-    text, pieces, at = f"{entries.text}\n", [], 0  # each ends in an empty line
+    text, parts, at = entries.text, list[str](), 0
+    behind = len(text) + 1  # where an entry would start, after the empty line that is to come
     for name in sorted(gone | come):
         place = bisect_left(before, name)
-        start, end = _block(text, before[place]) if place < len(before) else (len(text), len(text))
-        pieces.append(text[at:start])
+        start, end = _block(text, before[place]) if place < len(before) else (behind, behind)
+        if at < start:
+            parts.append(text[at : start - 1])
         if name in come:
-            pieces.append(f"{entry_of(name)}\n")
+            parts.append(entry_of(name))
         at = end if name in gone else start
-    return Entries("".join([*pieces, text[at:]]).removesuffix("\n"), after)
+    if at < behind:
+        parts.append(text[at:])
+    return Entries(join_entries(parts), after)
 
 
 def _sorted(names: Sequence[str]) -> bool:
@@ -105,4 +114,4 @@ def _block(text: str, name: str) -> tuple[int, int]:
     """Where the entry of that name starts, and where the next one does."""
     inside = max(text.find(f"\nPATH: {name}\n"), 0)
     start, end = text.rfind("\n\n", 0, inside), text.find("\n\n", inside)
-    return start + 2 if start >= 0 else 0, end + 2 if end >= 0 else len(text)
+    return start + 2 if start >= 0 else 0, end + 2 if end >= 0 else len(text) + 1

@@ -73,7 +73,7 @@ class Pool:
             PublishError: a package has no digest.
         """
         entries, sha256 = self.entries(), parse_digests(self._digests_text())
-        if lacking := sorted(entries.keys() - sha256.keys()):
+        if lacking := sorted(entries.names.keys() - sha256.keys()):
             raise PublishError(
                 f"{self.digests_file} lacks {', '.join(lacking)}.",
                 remedy="It is damaged: put it back from a backup.",
@@ -184,7 +184,7 @@ def _require_one_format(name: str, *others: Container[str]) -> None:
 
 def _with(known: Stock, new: Mapping[str, tuple[str, str]]) -> Stock:
     """What there is when `new` (name -> entry and digest) is in as well, in the order of names."""
-    names = sorted(known.entries.keys() | new.keys())
+    names = sorted(known.entries.names.keys() | new.keys())
     digests = {**known.sha256, **{name: digest for name, (_, digest) in new.items()}}
     return Stock(
         entries=changed(known.entries, names, lambda name: new[name][0]),

@@ -72,3 +72,9 @@ def test_nothing_is_no_entries() -> None:
 def test_two_entries_of_one_file_are_damage() -> None:
     with pytest.raises(PublishError, match="The index has 2 entries for 1 files"):
         list(entries(["a", "a"]))
+
+
+def test_sizes_are_those_of_the_entries_also_where_one_has_none() -> None:
+    both = entries(["a", "b"])
+    assert list(both.sizes()) == [("a", 3), ("b", 3)]
+    assert list(Entries(both.text.replace("SIZE: 3\n", "", 1)).sizes()) == [("a", None), ("b", 3)]
