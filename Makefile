@@ -41,6 +41,10 @@ bench-http: ready ## our HTTP server against nginx; the last line is JSON
 bench-tree: ready ## trees by image against rsync, and our sync against bare rsync
 	@$(PY) -P tests/bench/tree.py $(ARGS)
 
+.PHONY: bench-index
+bench-index: ready ## one more package to 10,000, against emaint: 10 minutes; the last line is JSON
+	@$(PY) -m tests.bench.index $(ARGS)
+
 .PHONY: docs
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md

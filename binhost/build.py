@@ -20,7 +20,8 @@ from binhost.emerge import (
     progress_line,
     unfetched,
 )
-from binhost.index import cp_of, name_of
+from binhost.entry import name_of
+from binhost.index import cp_of
 from binhost.pool import package_names
 from binhost.records import BuildResult, Configuration, read, save
 from config.portage import ETC, LOGDIR

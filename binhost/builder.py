@@ -21,11 +21,12 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from binhost import build_ids
 from binhost.emerge import (
     Step,
     closure_argv,
@@ -34,8 +35,9 @@ from binhost.emerge import (
     sources_argv,
     unknown_atom,
 )
+from binhost.entry import SUFFIXES, name_of
 from binhost.index import HEADER_KEYS, field, render
-from binhost.pool import SUFFIX, Pool
+from binhost.pool import Pool
 from config.portage import (
     BUILDER_MIRROR,
     BUILDER_POOL,
@@ -165,7 +167,7 @@ def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
 def _sweep(staging: Path) -> None:
     """Drop what a killed emerge left: empty place-holders, half-written files, its locks."""
     for path in staging.glob("*/*/*"):
-        if path.is_file() and (not path.name.endswith(SUFFIX) or path.stat().st_size == 0):
+        if path.is_file() and (not path.name.endswith(SUFFIXES) or path.stat().st_size == 0):
             path.unlink()
 
 
@@ -173,17 +175,31 @@ def _write_pool_index(shop: Workshop) -> None:
     """Offer the builder every package of the pool whose file is whole, and reserve other names.
 
     Portage numbers a build one higher than the highest that it sees and whose name is free. A
-    damaged or a never entered package must not be seen, nor may its name be given again.
+    damaged or a never entered package must not be seen, nor may its name be given again; nor one
+    that was removed since.
     """
     entries, files = shop.pool.entries(), shop.pool.files()
     whole = {name: entry for name, entry in entries.items() if _is_whole(shop.pool, name, entry)}
-    for name in (entries.keys() | files) - whole.keys():
+    names = entries.keys() | files
+    unseen = build_ids.above(shop.pool.build_ids(names), whole)
+    for name in names - whole.keys() | _given(shop, unseen):
         (shop.staging / name).parent.mkdir(parents=True, exist_ok=True)
         (shop.staging / name).touch()
     content, _ = render(
         {}, whole.values(), timestamp=int(time.time()), uri=f"file://{BUILDER_POOL}"
     )
     write_atomic(shop.folder / "index" / "Packages", content)
+
+
+def _given(shop: Workshop, unseen: Mapping[str, Iterable[str]]) -> set[str]:
+    """Names that were given, of versions that can be built again: have an ebuild."""
+    return {name for cpv, names in unseen.items() if _has_ebuild(shop, cpv) for name in names}
+
+
+def _has_ebuild(shop: Workshop, cpv: str) -> bool:
+    package, _, _ = name_of(cpv, 0).rpartition("/")
+    ebuild = f"{package}/{PurePosixPath(cpv).name}.ebuild"
+    return any((repo / ebuild).is_file() for repo in shop.repos.values())
 
 
 def _is_whole(pool: Pool, name: str, entry: str) -> bool:

@@ -11,16 +11,18 @@ A generation is put together beside its name and renamed to it: it is there whol
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from binhost.index import join_entries, parse_entries
+from binhost.entries import Entries
+from binhost.index import join_entries
 from binhost.pool import Stock
-from binhost.records import BuildResult, Generation, read, save
+from binhost.records import BuildResult, Generation, read, to_json
 from binhost.tags import read_tags
 from headnode.errors import PublishError
-from headnode.files import remove_tree, sync_folder, write_atomic
+from headnode.files import fill, remove_tree, sync_content, sync_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,8 @@ class Generations:
         numbers = self.numbers()
         return self.read(numbers[-1]) if numbers else None
 
-    def entries(self, generation: Generation) -> dict[str, str]:
-        """The index entries of a generation, by pool name.
+    def entries(self, generation: Generation) -> Entries:
+        """The index entries of a generation.
 
         Raises:
             PublishError: they are not what was published.
@@ -78,18 +80,23 @@ class Generations:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != generation.entries_sha256:
             raise PublishError(f"{path} is not what was published.", remedy="Publish anew.")
-        return parse_entries(content.decode())
+        return Entries(content.decode(), generation.packages)
 
-    def propose(self, result: BuildResult, stock: Stock, *, why: str, now: datetime) -> Generation:
+    def propose(
+        self,
+        result: BuildResult,
+        sha256: Mapping[str, str],
+        entries: Entries,
+        *,
+        latest: Generation | None,
+        why: str,
+        now: datetime,
+    ) -> Generation:
         """What the generation of a build would be: the newest one, if that says the same.
 
-        Raises:
-            PublishError: the pool lacks a package.
+        `sha256` are the digests of the pool's packages, `entries` those of the build, `latest` is
+        the newest generation.
         """
-        missing = [name for name in result.packages if name not in stock.entries]
-        if missing:
-            raise PublishError(f"The pool lacks {', '.join(missing)}.", remedy="Build again.")
-        latest = self.latest()
         if latest is not None and same_state(latest, result):
             return latest
         return Generation(
@@ -101,25 +108,41 @@ class Generations:
             snapshots=result.snapshots,
             atoms=result.atoms,
             header=result.header,
-            packages={name: stock.sha256[name] for name in result.packages},
+            packages={name: sha256[name] for name in result.packages},
             configuration=result.configuration,
-            entries_sha256=hashlib.sha256(entries_text(result, stock).encode()).hexdigest(),
+            entries_sha256=hashlib.sha256(entries.text.encode()).hexdigest(),
         )
 
-    def put(self, generation: Generation, entries: str) -> None:
-        """Put a proposed generation in place, in one rename. `entries` is its `entries_text`."""
+    def put(self, generation: Generation, entries: Entries) -> None:
+        """Put a proposed generation in place, in one rename."""
         beside = self.folder / f".{generation.number}.new"
         remove_tree(beside)
         beside.mkdir(parents=True)
-        write_atomic(beside / "entries", entries)
-        save(beside / "generation.json", generation)
+        fill(beside, {"entries": entries.text, "generation.json": to_json(generation)})
+        sync_content(beside)
         beside.rename(self.folder / str(generation.number))
         sync_folder(self.folder)
 
 
-def entries_text(packages: BuildResult | Generation, stock: Stock) -> str:
-    """The entries of a build or a generation, as its file `entries` has them."""
-    return join_entries(stock.entries[name] for name in packages.packages)
+def entries_of(packages: BuildResult | Generation, stock: Stock) -> Entries:
+    """The entries of a build or a generation, in the order of its file `entries`.
+
+    Raises:
+        PublishError: the pool lacks a package.
+    """
+    require_all(packages, stock)
+    blocks = (stock.entries[name] for name in packages.packages)
+    return Entries(join_entries(blocks), packages.packages)
+
+
+def require_all(packages: BuildResult | Generation, stock: Stock) -> None:
+    """Check that the pool has every package of a build or a generation.
+
+    Raises:
+        PublishError: naming those that it lacks.
+    """
+    if missing := sorted(set(packages.packages).difference(stock.entries)):
+        raise PublishError(f"The pool lacks {', '.join(missing)}.", remedy="Build again.")
 
 
 def same_state(generation: Generation, result: BuildResult) -> bool:

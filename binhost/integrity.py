@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from binhost.entries import Entries
 from binhost.index import field
 from binhost.records import GateReport
 from config.model import Gate
@@ -50,10 +51,9 @@ def examine(
 
 
 def _wrong_sizes(pool: Path, entries: Mapping[str, str]) -> Iterator[str]:
-    for name, entry in entries.items():
-        said = field(entry, "SIZE")
+    for name, said in Entries.of(entries).sizes():
         try:
-            found = str(os.stat(f"{pool}/{name}").st_size)  # noqa: PTH116 (as in rings.check_files)
+            found = os.stat(f"{pool}/{name}").st_size  # noqa: PTH116 (as in rings.check_files)
         except FileNotFoundError:
             yield f"{pool}/{name} is not there."
             continue

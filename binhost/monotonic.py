@@ -33,11 +33,16 @@ class Stand:
     atoms: Collection[str]
     entries: Mapping[str, str]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The packages' names, which begin their pool names."""
+        return frozenset(name.rpartition("/")[0] for name in self.entries)
+
 
 def examine(old: Stand, new: Stand, *, max_gone_percent: int) -> GateReport:
     """Whether all that is gone from `old` to `new` is explained, and is not too much."""
-    had, have = _by_name(old), _by_name(new)
-    gone = sorted(had.keys() - have.keys())
+    had, have = old.names, new.names
+    gone = sorted(had - have)
     wrong = [f"{name} is gone: {why}." for name, why in _unexplained(gone, old, new).items()]
     if max_gone_percent and len(gone) * 100 > max_gone_percent * len(had):
         wrong.append(

@@ -2,33 +2,36 @@
 
 ::
 
-    pool/<cat>/<pn>/<pf>-<build_id>.gpkg.tar
+    pool/<cat>/<pn>/<pf>-<build_id>.gpkg.tar    (or .xpak, the format of older binhosts)
     pool/entries      the index entries of all of them, in the order of their names
     pool/sha256       their digests, as sha256sum(1) checks them
+    pool/build-ids    the highest build id that each version ever had (`binhost.build_ids`)
 
-A package is linked into the pool first, its digest written second, and its entry last: a file that
-no entry names is never offered, and is entered again by the next publish.
+A build id is taken first, then the package is linked into the pool, its digest written, and its
+entry last: a file that no entry names is never offered, and is entered again by the next publish.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path, PurePosixPath
 
-from binhost.index import join_entries, make_entry, parse_entries
+from binhost import build_ids
+from binhost.entries import Entries, changed
+from binhost.entry import GPKG, SUFFIXES, XPAK, make_entry
 from headnode.errors import PublishError
-from headnode.files import digests, sync_folder, write_atomic
-
-SUFFIX = ".gpkg.tar"
+from headnode.files import digests, sync_together, write_atomic, write_in_turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stock:
     """What a pool has, by name: the index entries, and the SHA-256 of each file's content."""
 
-    entries: Mapping[str, str]
+    entries: Entries
     sha256: Mapping[str, str]
 
 
@@ -48,6 +51,21 @@ class Pool:
         """Where the digests are."""
         return self.folder / "sha256"
 
+    @property
+    def build_ids_file(self) -> Path:
+        """Where the highest build ids are."""
+        return self.folder / "build-ids"
+
+    def build_ids(self, names: Iterable[str]) -> dict[str, int]:
+        """The highest build id that each version (CPV) ever had here, whatever is left of it.
+
+        `names` are those that there are; they count also if the file of build ids was lost.
+
+        Raises:
+            PublishError: what was written down of them is damaged.
+        """
+        return build_ids.with_names(build_ids.read(self.build_ids_file), names)
+
     def stock(self) -> Stock:
         """Everything that the pool offers.
 
@@ -55,7 +73,7 @@ class Pool:
             PublishError: a package has no digest.
         """
         entries, sha256 = self.entries(), parse_digests(self._digests_text())
-        if lacking := sorted(entries.keys() - sha256.keys()):
+        if lacking := sorted(entries.names.keys() - sha256.keys()):
             raise PublishError(
                 f"{self.digests_file} lacks {', '.join(lacking)}.",
                 remedy="It is damaged: put it back from a backup.",
@@ -68,12 +86,12 @@ class Pool:
         except FileNotFoundError:
             return ""
 
-    def entries(self) -> dict[str, str]:
+    def entries(self) -> Entries:
         """The index entry of every package, by its name in the pool."""
         try:
-            return parse_entries(self.entries_file.read_bytes().decode())
+            return Entries(self.entries_file.read_bytes().decode())
         except FileNotFoundError:
-            return {}
+            return Entries("")
 
     def files(self) -> set[str]:
         """The names of the package files that are there, with an entry or without."""
@@ -90,21 +108,25 @@ class Pool:
         """
         known = known or self.stock()
         staged = package_names(staging)
-        new = {}
-        for name in names:
-            if name not in known.entries:
-                new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
-            elif name in staged and not _is_entered(staging / name, known.sha256[name]):
+        names, new = set(names), {}
+        for name in sorted(names & staged):
+            if name in known.entries and not _is_entered(staging / name, known.sha256[name]):
                 raise _other_content(staging / name, name)
+        for name in sorted(names.difference(known.entries)):
+            _require_one_format(name, known.entries, names)
+            new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
         if not new:
             return known
+        self._clear_litter()
+        self._take_build_ids(known.entries, new)
         self._link(staging, new)
-        stock = Stock(
-            entries=_with(known.entries, {name: entry for name, (entry, _) in new.items()}),
-            sha256=_with(known.sha256, {name: digest for name, (_, digest) in new.items()}),
+        stock = _with(known, new)
+        write_in_turn(
+            {
+                self.digests_file: join_digests(stock.sha256),
+                self.entries_file: stock.entries.text,
+            }
         )
-        write_atomic(self.digests_file, join_digests(stock.sha256))
-        write_atomic(self.entries_file, join_entries(stock.entries.values()))
         return stock
 
     def _source(self, staging: Path, name: str) -> Path:
@@ -121,24 +143,53 @@ class Pool:
             raise _other_content(source, name)
         return target if target.exists() else source
 
-    def _link(self, staging: Path, names: Iterable[str]) -> None:
-        for file in (self.entries_file, self.digests_file):
+    def _clear_litter(self) -> None:
+        """Drop what a publish that was killed had half written."""
+        for file in (self.entries_file, self.digests_file, self.build_ids_file):
             for litter in self.folder.glob(f".{file.name}.*"):
-                litter.unlink()  # of a publish that was killed
-        folders = {self.folder}
+                litter.unlink()
+
+    def _take_build_ids(self, known: Iterable[str], new: Iterable[str]) -> None:
+        """Write down, for good, that these names were given."""
+        before = build_ids.read(self.build_ids_file)
+        after = build_ids.with_names(before, new if before else [*known, *new])
+        if after != before:
+            write_atomic(self.build_ids_file, build_ids.to_text(after))
+
+    def _link(self, staging: Path, names: Iterable[str]) -> None:
+        folders, links = {self.folder}, dict[Path, Path]()
         for name in names:
             source, target = staging / name, self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             folders |= {target.parent, target.parent.parent}
             if not target.exists():
-                _make_durable(source)
-                os.link(source, target)
-        for folder in sorted(folders, reverse=True):
-            sync_folder(folder)
+                source.chmod(0o644)
+                links[target] = source
+        sync_together(links.values())
+        for target, source in links.items():
+            os.link(source, target)
+        sync_together(folders)
 
 
-def _with(known: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    return dict(sorted({**known, **new}.items()))
+def _require_one_format(name: str, *others: Container[str]) -> None:
+    """Check that a build of a package is one file, since an index has it once."""
+    stem = name.removesuffix(GPKG).removesuffix(XPAK)
+    for other in (stem + suffix for suffix in SUFFIXES):
+        if other != name and any(other in names for names in others):
+            raise PublishError(
+                f"{name} and {other} are the same build of one package.",
+                remedy="Build the package again: it then gets a build id of its own.",
+            )
+
+
+def _with(known: Stock, new: Mapping[str, tuple[str, str]]) -> Stock:
+    """What there is when `new` (name -> entry and digest) is in as well, in the order of names."""
+    names = sorted(known.entries.names.keys() | new.keys())
+    digests = {**known.sha256, **{name: digest for name, (_, digest) in new.items()}}
+    return Stock(
+        entries=changed(known.entries, names, lambda name: new[name][0]),
+        sha256=dict(sorted(digests.items())),
+    )
 
 
 def parse_digests(text: str) -> dict[str, str]:
@@ -164,24 +215,23 @@ def _other_content(source: Path, name: str) -> PublishError:
     )
 
 
-def _make_durable(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fchmod(handle, 0o644)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def package_names(folder: Path) -> set[str]:
     """The names (`cat/pn/file`) of the package files in a pool or a staging folder."""
-    return {str(path.relative_to(folder)) for path in folder.glob(f"*/*/*{SUFFIX}")}
+    names = glob("*/*/*", root_dir=folder)  # noqa: PTH207 (a Path each takes several times as long)
+    return {name for name in names if name.endswith(SUFFIXES)}
 
 
 def clear_staging(staging: Path, published: Container[str]) -> None:
-    """Drop from `staging` what the pool has now, and the index that emerge kept of it."""
+    """Drop from `staging` what the pool has now, and the index that emerge kept of it.
+
+    Empty files are names that the builder kept free.
+    """
     for name in package_names(staging):
-        if name in published:
-            (staging / name).unlink()
+        path = staging / name
+        if name in published or not path.stat().st_size:
+            path.unlink()
+            with suppress(OSError):  # the folders too, if that was the last one in them
+                path.parent.rmdir()
+                path.parent.parent.rmdir()
     for name in ("Packages", "Packages.gz"):
         (staging / name).unlink(missing_ok=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from binhost.entries import Entries, changed
 from binhost.gates import NO_WAIVERS, Gates, Move, MoveKind, Waivers, no_gates, pass_gates
-from binhost.generations import Generations, entries_text
+from binhost.generations import Generations, entries_of, require_all, same_state
 from binhost.keys import Keys
-from binhost.pool import Pool, clear_staging
+from binhost.pool import Pool, Stock, clear_staging, package_names
 from binhost.records import BuildResult, Deployment, Generation, TreeImage, read
 from binhost.rings import Ring, check_files, is_stale
 from binhost.signing import Signer
@@ -122,45 +123,94 @@ def publish(binhost: Binhost, order: Order) -> Published:
         BusyError: another publish is at work.
     """
     with locked(binhost.folder / ".lock", "headnode publish"):
-        result = _last_build(binhost)
+        result, latest = _last_build(binhost), binhost.generations.latest()
+        if (as_it_was := _nothing_new(binhost, order, result, latest)) is not None:
+            return as_it_was
+        signer = binhost.signer
+        # Before the pool's index is read: a large process takes long to start a small one.
+        _sign(binhost, signer, set(result.packages).difference(latest.packages if latest else ()))
         known = binhost.pool.stock()
-        new = tuple(name for name in result.packages if name not in known.entries)
-        _sign(binhost, new)
+        new = tuple(sorted(set(result.packages).difference(known.entries)))
         stock = binhost.pool.add(binhost.staging, result.packages, known)
-        generation = binhost.generations.propose(result, stock, why=order.why, now=order.now)
-        entries = {name: stock.entries[name] for name in generation.packages}
-        move = _move(binhost, order, MoveKind.PROMOTE, generation, entries)
-        if generation.number not in binhost.generations.numbers():
+        entries = _entries(binhost, latest, result, stock)
+        generation = binhost.generations.propose(
+            result, stock.sha256, entries, latest=latest, why=order.why, now=order.now
+        )
+        present = _present(binhost, order.ring, latest)
+        move = _move(binhost, order, MoveKind.PROMOTE, present, generation, entries)
+        if latest is None or generation.number != latest.number:
             move = replace(move, kind=MoveKind.PUBLISH, new=frozenset(new))
             reports = pass_gates(move, order.gates, order.waivers)
             generation = generation.model_copy(update={"gates": reports})
-            binhost.generations.put(generation, entries_text(generation, stock))
+            binhost.generations.put(generation, entries)
             move = replace(move, generation=generation)
-        published = replace(_bring(binhost, order, move), new_packages=new)
+        published = replace(_bring(binhost, order, move, signer), new_packages=new)
         _clear_staging(binhost, stock.entries)
         return published
 
 
-def _sign(binhost: Binhost, names: Iterable[str]) -> None:
+def _nothing_new(
+    binhost: Binhost, order: Order, result: BuildResult, latest: Generation | None
+) -> Published | None:
+    """What a publish comes to whose ring has it all, without a look into the pool."""
+    ring = binhost.ring(order.ring)
+    current = ring.current()
+    if latest is None or current is None or current.generation != latest.number:
+        return None
+    if not same_state(latest, result) or not _is_good(binhost, ring, current, order.now):
+        return None
+    if not package_names(binhost.staging).isdisjoint(result.packages):
+        return None
+    _clear_staging(binhost, ())
+    return Published(generation=latest, deployment=current, new_packages=(), moved=False)
+
+
+def _entries(
+    binhost: Binhost, latest: Generation | None, result: BuildResult, stock: Stock
+) -> Entries:
+    """The entries of a build: those of the newest generation, and what changed."""
+    if latest is None:
+        return entries_of(result, stock)
+    require_all(result, stock)
+    try:
+        before = binhost.generations.entries(latest)
+    except (PublishError, FileNotFoundError):  # damaged: headnode generations verify says so
+        return entries_of(result, stock)
+    return changed(before, result.packages, stock.entries.__getitem__)
+
+
+def _present(binhost: Binhost, ring: str, latest: Generation | None) -> Generation | None:
+    """The generation that a ring has, if it has any."""
+    current = binhost.ring(ring).current()
+    if current is None:
+        return None
+    if latest is not None and latest.number == current.generation:
+        return latest
+    return binhost.generations.read(current.generation)
+
+
+def _sign(binhost: Binhost, signer: Signer | None, names: Iterable[str]) -> None:
     """Sign packages in staging, so that their digests are those of the signed files."""
-    staged = [path for name in names if (path := binhost.staging / name).is_file()]
-    if staged and (signer := binhost.signer):
-        signer.sign(staged)
+    staged = package_names(binhost.staging).intersection(names)
+    # One that the pool has was signed, and linked, by a publish that was killed.
+    new = [name for name in sorted(staged) if not (binhost.pool.folder / name).exists()]
+    if new and signer:
+        signer.sign(binhost.staging / name for name in new)
 
 
 def _move(
     binhost: Binhost,
     order: Order,
     kind: MoveKind,
+    present: Generation | None,
     generation: Generation,
     entries: Mapping[str, str],
 ) -> Move:
-    current = binhost.ring(order.ring).current()
     return Move(
         kind=kind,
         class_name=binhost.class_name,
         ring=order.ring,
-        present=binhost.generations.read(current.generation) if current else None,
+        present=present,
         generation=generation,
         entries=entries,
     )
@@ -182,12 +232,13 @@ def _clear_staging(binhost: Binhost, published: Container[str]) -> None:
         log.info("The staging folder is left as it is: %s", error.what)
 
 
-def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
+def _bring(binhost: Binhost, order: Order, move: Move, signer: Signer | None = None) -> Published:
     """Put a generation in front of a ring, unless the ring has it already.
 
     It does not have it if its index sends blades to another address than the headnode has now, if
     its trees are to come in another way, or if its time is half over. What was published just now
-    has passed its gates; any other move is examined here.
+    has passed its gates; any other move is examined here. `signer` is the binhost's, if that is at
+    hand.
     """
     ring = binhost.ring(move.ring)
     current = ring.current()
@@ -196,7 +247,7 @@ def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
         return Published(
             generation=move.generation, deployment=current, new_packages=(), moved=False
         )
-    check_files(binhost.pool.folder, move.entries)
+    check_files(binhost.pool.folder, _newly_offered(move))
     examined = move.kind is not MoveKind.PUBLISH and not same
     reports = pass_gates(move, order.gates, order.waivers) if examined else ()
     deployment = ring.deploy(
@@ -206,7 +257,7 @@ def _bring(binhost: Binhost, order: Order, move: Move) -> Published:
         image=binhost.image_of(move.generation.snapshots),
         pool_url=binhost.pool_url,
         gates=reports,
-        signer=binhost.signer,
+        signer=signer or binhost.signer,
         valid=binhost.valid,
         now=order.now,
     )
@@ -234,6 +285,12 @@ def renew(binhost: Binhost, order: Order) -> Published | None:
             return None
         generation = binhost.generations.read(current.generation)
         return _bring_known(binhost, order, MoveKind.PROMOTE, generation)
+
+
+def _newly_offered(move: Move) -> dict[str, str]:
+    """The entries of what the ring does not offer yet; the integrity gate looks at all of them."""
+    offered = move.present.packages if move.present else {}
+    return {name: move.entries[name] for name in move.generation.packages.keys() - offered.keys()}
 
 
 def promote(binhost: Binhost, order: Order, number: int | None) -> Published:
@@ -269,4 +326,5 @@ def _bring_known(
     binhost: Binhost, order: Order, kind: MoveKind, generation: Generation
 ) -> Published:
     entries = binhost.generations.entries(generation)
-    return _bring(binhost, order, _move(binhost, order, kind, generation, entries))
+    present = _present(binhost, order.ring, generation)
+    return _bring(binhost, order, _move(binhost, order, kind, present, generation, entries))

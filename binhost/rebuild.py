@@ -16,8 +16,8 @@ from pathlib import PurePosixPath
 from binhost import soname
 from binhost.builder import Workshop
 from binhost.emerge import Step, parse_plan, preserved_argv
+from binhost.entry import cpv_of
 from binhost.gpkg import read_metadata
-from binhost.index import cpv_of
 from binhost.pool import package_names
 from headnode.node import Node
 

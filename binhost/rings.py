@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from binhost.index import field, render
-from binhost.records import Deployment, GateReport, Generation, TreeImage, read, save, to_json
+from binhost.entries import Entries
+from binhost.index import field, render_text
+from binhost.records import Deployment, GateReport, Generation, TreeImage, read, to_json
 from binhost.signing import Signer
 from headnode.errors import PublishError
-from headnode.files import point_symlink, remove_tree, sync_folder, write_atomic
+from headnode.files import fill, point_symlink, remove_tree, sync_content, sync_folder
 
 TIMESTAMP_STEP_S = 6
 
@@ -113,8 +114,9 @@ class Ring:
         before = self.newest()
         least = before.timestamp + TIMESTAMP_STEP_S if before else 0
         timestamp = max(int(now.timestamp()), least)
-        packages, packed = render(
-            generation.header, entries.values(), timestamp=timestamp, uri=pool_url
+        text, count = Entries.of(entries).text, len(generation.packages)
+        packages, packed = render_text(
+            generation.header, text, count, timestamp=timestamp, uri=pool_url
         )
         files = {
             "Packages": packages,
@@ -158,12 +160,11 @@ class Ring:
         for name, snapshot in repos.items():
             (beside / "repos" / name).symlink_to(os.path.relpath(snapshot, beside / "repos"))
         sync_folder(beside / "repos")
-        for name, data in files.items():
-            write_atomic(beside / name, data, mtime=deployment.timestamp)
-        save(beside / "deployment.json", deployment)
+        fill(beside, files, mtime=deployment.timestamp)
+        fill(beside, {"deployment.json": to_json(deployment)})
         if signer:
             signer.seal(beside / "deployment.json")
-            sync_folder(beside)
+        sync_content(beside)
         beside.rename(folder / str(deployment.sequence))
         sync_folder(folder)
         point_symlink(self.folder / "current", f"deployments/{deployment.sequence}")

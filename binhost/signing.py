@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from binhost.entry import XPAK
 from binhost.keys import Keys, gpg
 from headnode.errors import CommandError, PublishError
 from headnode.files import sync_folder
@@ -72,6 +73,8 @@ class Signer:
     def seal(self, path: Path) -> None:
         """Write a detached, armored signature of the file `path` beside it, as `<path>.asc`.
 
+        It is not durable yet.
+
         Raises:
             PublishError: gpg did not sign.
         """
@@ -82,29 +85,28 @@ class Signer:
         except CommandError as error:
             raise PublishError(f"{path.name} could not be signed: {error.tail}") from error
         seal.chmod(0o644)
-        with seal.open("rb") as file:
-            os.fsync(file.fileno())
 
     def sign(self, paths: Iterable[Path]) -> None:
         """Sign packages that have no signature yet, each replaced in one rename.
 
         Raises:
-            PublishError: naming one that could not be signed.
+            PublishError: naming one that could not be signed; one that cannot be, before any is.
         """
+        paths = list(paths)
+        for path in paths:
+            if path.name.endswith(XPAK):
+                raise PublishError(
+                    f"{path} cannot be signed: the older format has no place for it.",
+                    remedy='Build it again as a gpkg; [signing] mode = "off" takes it as it is.',
+                )
         unsigned = [path for path in paths if not is_signed(path)]
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             for _ in pool.map(self._sign, unsigned):
                 pass
 
     def verify(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """Check packages the way a blade does; those that it would refuse, with the reason.
-
-        One of another format has no signature that Portage would look at.
-        """
-        paths = list(paths)
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            found = dict(zip(paths, pool.map(self._fault, paths), strict=True))
-        return {path: fault for path, fault in found.items() if fault}
+        """Check packages the way a blade does; see the function `verify`."""
+        return verify(paths, self.verify_home)
 
     def _sign(self, path: Path) -> None:
         from portage.exception import PortageException
@@ -112,7 +114,7 @@ class Signer:
         for half_signed in path.parent.glob(f"{path.name}.[0-9]*"):
             half_signed.unlink()  # Portage's, of a run that was killed
         try:
-            _package(path, self._settings("binpkg-ignore-signature")).update_signature()
+            _package(path, self._settings()).update_signature()
         except (PortageException, tarfile.TarError, OSError, ValueError) as error:
             raise PublishError(
                 f"{path} could not be signed: {error or type(error).__name__}.",
@@ -120,35 +122,68 @@ class Signer:
             ) from error
         sync_folder(path.parent)
 
-    def _fault(self, path: Path) -> str:
-        from portage.exception import PortageException
+    def _settings(self) -> FormatSettings:
+        settings = _check_settings("binpkg-ignore-signature", self.verify_home)
+        settings |= {
+            "BINPKG_GPG_SIGNING_BASE_COMMAND": f"{GPG} --sign --armor [PORTAGE_CONFIG]",
+            "BINPKG_GPG_SIGNING_DIGEST": DIGEST,
+            "BINPKG_GPG_SIGNING_GPG_HOME": shlex.quote(str(self.home)),
+            "BINPKG_GPG_SIGNING_KEY": f"{self.key}!",
+        }
+        return settings
 
-        try:
-            _package(path, self._settings("binpkg-request-signature"))._verify_binpkg()
-        except (PortageException, tarfile.TarError, OSError, ValueError) as error:
-            return str(error) or type(error).__name__
-        return ""
 
-    def _settings(self, *features: str) -> FormatSettings:
-        home, verify_home = shlex.quote(str(self.home)), shlex.quote(str(self.verify_home))
-        return FormatSettings(
-            frozenset(features),
-            BINPKG_GPG_SIGNING_BASE_COMMAND=f"{GPG} --sign --armor [PORTAGE_CONFIG]",
-            BINPKG_GPG_SIGNING_DIGEST=DIGEST,
-            BINPKG_GPG_SIGNING_GPG_HOME=home,
-            BINPKG_GPG_SIGNING_KEY=f"{self.key}!",
-            BINPKG_GPG_VERIFY_BASE_COMMAND=f"{GPG} --verify --no-auto-check-trustdb --status-fd 2 "
-            "[PORTAGE_CONFIG] [SIGNATURE]",
-            BINPKG_GPG_VERIFY_GPG_HOME=verify_home,
-            GPG_VERIFY_USER_DROP="",
-            GPG_VERIFY_GROUP_DROP="",
-        )
+def verify(paths: Iterable[Path], verify_home: Path) -> dict[Path, str]:
+    """Check packages the way a blade does; those that it would refuse, with the reason.
+
+    `verify_home` is gpg's, with the keys that blades trust. A package of another format has no
+    signature that Portage would look at.
+    """
+    paths, settings = list(paths), _check_settings("binpkg-request-signature", verify_home)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        faults = pool.map(lambda path: _fault(path, settings), paths)
+        return {path: fault for path, fault in zip(paths, faults, strict=True) if fault}
+
+
+def _fault(path: Path, settings: FormatSettings) -> str:
+    from portage.exception import PortageException
+
+    try:
+        _package(path, settings)._verify_binpkg()
+    except (PortageException, tarfile.TarError, OSError, ValueError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _check_settings(feature: str, verify_home: Path) -> FormatSettings:
+    return FormatSettings(
+        frozenset({feature}),
+        BINPKG_GPG_VERIFY_BASE_COMMAND=f"{GPG} --verify --no-auto-check-trustdb --status-fd 2 "
+        "[PORTAGE_CONFIG] [SIGNATURE]",
+        BINPKG_GPG_VERIFY_GPG_HOME=shlex.quote(str(verify_home)),
+        GPG_VERIFY_USER_DROP="",
+        GPG_VERIFY_GROUP_DROP="",
+    )
 
 
 def _package(path: Path, settings: FormatSettings) -> Any:
     from portage.gpkg import gpkg
 
     return gpkg(settings=settings, gpkg_file=str(path))
+
+
+def is_sealed(path: Path, verify_home: Path) -> bool:
+    """Whether the detached signature beside the file `path` is one that blades would take.
+
+    Some of several may be by keys that blades do not know; none may be bad.
+    Source: GnuPG, doc/DETAILS, "Format of the --status-fd output".
+    """
+    seal = path.with_name(f"{path.name}{SEAL_SUFFIX}")
+    words = ("--no-auto-check-trustdb", "--status-fd=1", "--verify")
+    status = gpg(verify_home, *words, seal, path, check=False).output
+    each = status.split("[GNUPG:] NEWSIG")
+    good = any("[GNUPG:] GOODSIG" in one and "[GNUPG:] TRUST_ULTIMATE" in one for one in each)
+    return good and "[GNUPG:] BADSIG" not in status
 
 
 def is_signed(path: Path) -> bool:

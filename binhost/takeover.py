@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from binhost.entry import name_of
 from binhost.gpkg import read_metadata
-from binhost.index import field, name_of
+from binhost.index import field
 from binhost.pool import Pool, package_names
 from binhost.repack import COMPRESSION, GPKG, repack, xpak_data
 from config.values import native_flag
@@ -109,14 +110,18 @@ def _found(path: Path, metadata: Mapping[str, str]) -> Found:
 
 
 def plan(
-    found: Iterable[Found | LeftOut], *, chost: str, names: Iterable[str], builds: Iterable[Build]
+    found: Iterable[Found | LeftOut],
+    *,
+    chost: str,
+    highest: Mapping[str, int],
+    builds: Iterable[Build],
 ) -> Plan:
     """Decide what becomes of each file. Pure.
 
-    `names` are taken in pool and staging, `builds` what lies there; a package keeps its build id
-    unless that is taken, and then gets the next one that is free.
+    `highest` is the highest build id that was ever given, by CPV, `builds` what lies in pool and
+    staging. A package keeps its build id if that is above it, and else gets the next one.
     """
-    taken, there = set(names), {(build.cpv, build.build_time) for build in builds}
+    given, there = dict(highest), {(build.cpv, build.build_time) for build in builds}
     take: dict[str, Found] = {}
     known: list[str] = []
     left_out: list[LeftOut] = []
@@ -129,9 +134,8 @@ def plan(
             known.append(each.cpv)
         else:
             there.add((each.cpv, each.build_time))
-            name = _free_name(each, taken)
-            taken.add(name)
-            take[name] = each
+            given[each.cpv] = max(each.build_id, given.get(each.cpv, 0) + 1)
+            take[name_of(each.cpv, given[each.cpv])] = each
     return Plan(take=take, known=tuple(known), left_out=tuple(left_out))
 
 
@@ -141,13 +145,6 @@ def _misfit(found: Found, chost: str) -> str:
     if flag := native_flag(found.flags):
         return f"it was compiled with {flag}, for the CPU that happened to compile it"
     return ""
-
-
-def _free_name(found: Found, taken: set[str]) -> str:
-    number = found.build_id or 1
-    while (name := name_of(found.cpv, number)) in taken:
-        number += 1
-    return name
 
 
 def builds_of(pool: Pool, staging: Path) -> Iterator[Build]:

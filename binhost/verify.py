@@ -3,8 +3,8 @@
 For each generation: its entries against `entries_sha256`, its packages against their SHA-256 and
 the entry's SIZE, MD5 and SHA1, and what the pool says of them. For each ring's deployment of it:
 the files against the digests in deployment.json, `Packages.gz` against `Packages`, the links to the
-trees. Several threads read at once: hashlib lets go of the interpreter while it works. No lock is
-held, so that a publish need not wait.
+trees, and the signature, by the keys that blades trust now. Several threads read at once: hashlib
+lets go of the interpreter while it works. No lock is held, so that a publish need not wait.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binhost.index import field
+from binhost.keys import Keys
 from binhost.pool import Pool
 from binhost.publish import Binhost
 from binhost.records import Deployment, Generation
 from binhost.rings import Ring
+from binhost.signing import SEAL_SUFFIX, is_sealed
 from headnode.errors import PublishError
 from headnode.files import digests
 
@@ -93,7 +95,7 @@ def verify(
     findings += _pool_index(binhost.pool, wanted)
     findings += _packages(binhost.pool.folder, wanted, on_progress)
     for ring in binhost.rings():
-        findings += _ring(ring, {each.number for each in generations})
+        findings += _ring(ring, {each.number for each in generations}, binhost.keys)
     return Verified(
         generations=tuple(each.number for each in generations),
         packages=len(wanted),
@@ -102,7 +104,7 @@ def verify(
     )
 
 
-def _entries(binhost: Binhost, generation: Generation) -> tuple[dict[str, str], list[Finding]]:
+def _entries(binhost: Binhost, generation: Generation) -> tuple[Mapping[str, str], list[Finding]]:
     path = binhost.generations.folder / str(generation.number) / "entries"
     try:
         entries = binhost.generations.entries(generation)
@@ -166,7 +168,7 @@ def judge(path: Path, wanted: Wanted) -> str:
     return ""
 
 
-def _ring(ring: Ring, numbers: set[int]) -> Iterable[Finding]:
+def _ring(ring: Ring, numbers: set[int], keys: Keys | None) -> Iterable[Finding]:
     """The deployments of a ring that are of these generations, and its link to the present one."""
     current = ring.folder / "current"
     if current.is_symlink() and not current.exists():
@@ -180,6 +182,7 @@ def _ring(ring: Ring, numbers: set[int]) -> Iterable[Finding]:
             continue
         if deployment.generation in numbers:
             yield from deployment_findings(folder, deployment)
+            yield from _seal(folder / "deployment.json", deployment, keys)
 
 
 def deployment_findings(folder: Path, deployment: Deployment) -> Iterable[Finding]:
@@ -207,6 +210,20 @@ def deployment_findings(folder: Path, deployment: Deployment) -> Iterable[Findin
             yield Finding(path=link, what="it is no link to a tree")
         elif not link.exists():
             yield Finding(path=link, what=f"the tree {link.readlink()} is not there")
+
+
+def _seal(path: Path, deployment: Deployment, keys: Keys | None) -> Iterable[Finding]:
+    """What is wrong with a deployment's signature.
+
+    One by keys that were dropped since can no longer be checked: no blade takes that deployment.
+    """
+    if keys is None or not set(deployment.keys) & keys.trusted().keys():
+        return
+    seal = path.with_name(f"{path.name}{SEAL_SUFFIX}")
+    if not seal.is_file():
+        yield Finding(path=seal, what="it is not there")
+    elif not is_sealed(path, keys.verify_home()):
+        yield Finding(path=seal, what="no key that blades trust signed that deployment.json")
 
 
 def _unpacks_to(packed: Path, plain: Path) -> bool:

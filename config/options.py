@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import annotated_types
-import tomlkit
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -149,11 +148,15 @@ def plain(value: Any) -> Any:
 
 def key_as_toml(parts: Iterable[str]) -> str:
     """A dotted key, with quotes where TOML wants them."""
+    import tomlkit  # here: only errors and generated pages need it
+
     return str(tomlkit.key(list(parts)).as_string())
 
 
 def as_toml(value: Any) -> str:
     """A plain value on one line of TOML."""
+    import tomlkit
+
     if isinstance(value, Mapping):
         table = tomlkit.inline_table()
         table.update(value)

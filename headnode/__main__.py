@@ -1,5 +1,5 @@
 """`python -m headnode`: the same as the program `headnode`."""
 
-from headnode.cli import main
+from headnode.quick import main
 
 main()

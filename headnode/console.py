@@ -1,54 +1,77 @@
-"""What a person sees: tables, JSON, a line a step. Results go to stdout, the rest to stderr."""
+"""What a person sees: tables, JSON, a line a step. Results go to stdout, the rest to stderr.
+
+rich is imported when something is drawn with it: that takes as long as many a command.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 PLAIN_WIDTH = 200  # of a table that no terminal bounds
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+@functools.cache
+def _console(name: str) -> Console:
+    from rich.console import Console
+
+    if name == "err":
+        return Console(stderr=True, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
+
+
+def __getattr__(name: str) -> Console:
+    """`out` and `err`: what to draw on."""
+    if name in ("out", "err"):
+        return _console(name)
+    raise AttributeError(name)
 
 
 def note(text: str) -> None:
     """Say how the work goes on."""
-    err.print(text, style="dim" if err.is_terminal else None, markup=False)
+    _to_stderr(text, "dim")
+
+
+def complain(text: str) -> None:
+    """Say what went wrong."""
+    _to_stderr(text, "red")
+
+
+def _to_stderr(text: str, style: str) -> None:
+    if sys.stderr.isatty():
+        _console("err").print(text, style=style, markup=False)
+    else:
+        print(text, file=sys.stderr)
 
 
 def warn(text: str) -> None:
     """Say loudly what must not be missed."""
-    err.print(f"WARNING: {text}", style="bold red" if err.is_terminal else None, markup=False)
+    _to_stderr(f"WARNING: {text}", "bold red")
 
 
 def say(text: str) -> None:
-    """Print a result."""
-    out.print(text, markup=False)
+    """Print a result, at once: somebody may wait for the line at the other end of a pipe."""
+    print(text, flush=True)
 
 
 def stand_out(text: str) -> None:
     """Print a result that wants to be read."""
-    out.print(text, style="bold" if out.is_terminal else None, markup=False)
+    if sys.stdout.isatty():
+        _console("out").print(text, style="bold", markup=False)
+    else:
+        say(text)
 
 
 class Watcher:
@@ -71,7 +94,7 @@ class Watcher:
 
     def amount(self, what: str, done: float, total: float, unit: str) -> None:
         """Move the bar of `what`; nothing where there is no terminal."""
-        if not err.is_terminal:
+        if not sys.stderr.isatty():
             return
         if self._bars is None:
             self._bars = _bars()
@@ -82,24 +105,53 @@ class Watcher:
 
 
 def _bars() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=err,
+        console=_console("err"),
     )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; a row's cells are shown as text, a rich Text in its colour."""
+    rows = [tuple(row) for row in rows]
+    if not sys.stdout.isatty() and (lines := _plain_table(columns, rows)):
+        print(*lines, sep="\n", flush=True)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    out.print(shown, soft_wrap=False)
+    _console("out").print(shown, soft_wrap=False)
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table as rich draws it where there is no terminal; none if it has to fold."""
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    text = "".join(cell for row in cells for cell in row)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if not text.isascii() or not text.isprintable() or sum(widths) + 2 * len(widths) > PLAIN_WIDTH:
+        return []
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    ]
 
 
 def show_json(value: object) -> None:
@@ -108,6 +160,8 @@ def show_json(value: object) -> None:
 
 
 def _plain(value: Any) -> Any:
+    from pydantic import BaseModel
+
     match value:
         case BaseModel():
             return value.model_dump(mode="json")

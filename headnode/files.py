@@ -13,7 +13,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,85 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_together(paths: Iterable[Path]) -> None:
+    """Make files, and the names in folders, durable: all at once, which a disk does in one go."""
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        for _ in threads.map(_sync, paths):
+            pass
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomic(
     path: Path, content: bytes | str, *, mode: int = 0o644, mtime: int | None = None
 ) -> None:
     """Put `content` at `path` in one rename; `mtime` is in seconds since the epoch, UTC."""
+    beside = _write_beside(path, content, mode=mode, mtime=mtime)
+    try:
+        _sync(beside)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_in_turn(files: Mapping[Path, bytes | str]) -> None:
+    """Put each content at its path in one rename, in this order also for whoever loses power."""
+    beside: dict[Path, Path] = {}
+    try:
+        for path, content in files.items():
+            beside[path] = _write_beside(path, content)
+        sync_together(beside.values())
+        for path in files:
+            beside[path].replace(path)
+            sync_folder(path.parent)
+    except BaseException:
+        for each in beside.values():
+            each.unlink(missing_ok=True)
+        raise
+
+
+def _write_beside(
+    path: Path, content: bytes | str, *, mode: int = 0o644, mtime: int | None = None
+) -> Path:
+    """Write a file that is not durable yet, under another name in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fchmod(file.fileno(), mode)
             if mtime is not None:
                 os.utime(file.fileno(), (mtime, mtime))
-            os.fsync(file.fileno())
-        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    return Path(name)
+
+
+def fill(folder: Path, files: Mapping[str, bytes | str], *, mtime: int | None = None) -> None:
+    """Write files into a folder that nobody reads yet; `sync_content` makes them durable."""
+    for name, content in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            if mtime is not None:
+                os.utime(file.fileno(), (mtime, mtime))
+
+
+def sync_content(folder: Path) -> None:
+    """Make the files in a folder durable, and then their names."""
+    sync_together(path for path in folder.iterdir() if is_regular(path))
+    sync_folder(folder)
 
 
 def point_symlink(link: Path, target: str | Path) -> None:

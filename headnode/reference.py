@@ -21,7 +21,10 @@ def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Com
     """Every command below `command`, groups included, with its full name, in order."""
     yield name, command
     if isinstance(command, click.Group):
-        for each, below in sorted(command.commands.items()):
+        context = click.Context(command)
+        for each in sorted(command.list_commands(context)):
+            below = command.get_command(context, each)
+            assert below is not None  # noqa: S101 (it is in the list)
             yield from commands(below, f"{name} {each}")
 
 

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 
 from headnode.errors import BusyError, HeadnodeError
-from schedules.cycle import renew_once
+from schedules.moving import renew_once
 from schedules.site import Site
 
 log = logging.getLogger(__name__)

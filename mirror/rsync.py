@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sh
-
 from headnode.process import TAIL_LINES, environment, missing_tool
 from mirror.rsync_exit import RsyncExit, UpstreamError, Verdict, explain
 from mirror.rsync_output import Output, Progress, Stats, parse_progress, parse_stats
@@ -198,6 +196,8 @@ def _run(
 
 
 def _start(program: str, argv: Sequence[str], out: int, err: int) -> Any:
+    import sh  # here, and not for every command: it takes 30 ms, and asyncio
+
     return sh.Command(program)(
         *argv,
         _bg=True,
@@ -264,6 +264,8 @@ def _signal_group(leader: int, number: int) -> None:
 
 
 def _exit_code(command: Any) -> int:
+    import sh
+
     try:
         command.wait()
     except sh.ErrorReturnCode as error:

@@ -1,6 +1,7 @@
-"""The cycle, step by step: sync, build, publish. Each step is a plain function that does it once.
+"""The cycle, step by step: sync, build. Each step is a plain function that does it once.
 
-A step that finds nothing changed does nothing, so the whole cycle run twice is the cycle run once.
+The last step, to publish, is in `schedules.moving`. A step that finds nothing changed does nothing,
+so the whole cycle run twice is the cycle run once.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from binhost import build as build_step
 from binhost import builder
 from binhost.build import configuration_of
 from binhost.builder import Workshop
-from binhost.gates import Waivers
-from binhost.publish import Order, Published, promote, publish, renew, rollback
 from binhost.records import BuildResult, Configuration, Record, read, save
 from config.load import atoms_of
 from headnode.errors import MirrorError, PublishError
@@ -24,7 +23,6 @@ from mirror import distfiles, sets, tree
 from mirror.guard import Waiver
 from mirror.wanted import Package, plan
 from schedules import distfiles as site_distfiles
-from schedules.gates import gates_of
 from schedules.observer import Observer
 from schedules.site import Site
 from schedules.trees import prune_trees, sync_trees
@@ -46,14 +44,6 @@ class Synced:
     by_hand: tuple[str, ...]
     recycled: tuple[str, ...] = ()
     not_mirrored: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What whoever moves a ring says about it: a note, and the gates to let pass."""
-
-    note: str = ""
-    waive: frozenset[str] = frozenset()
 
 
 class Sources(Record):
@@ -180,90 +170,3 @@ def build_once(site: Site, class_name: str, *, fresh: bool = False, watch: Obser
             fresh=fresh,
             report=watch.say,
         )
-
-
-def publish_once(
-    site: Site,
-    class_name: str,
-    ring: str | None,
-    *,
-    now: datetime,
-    asked: Asked = Asked(),
-    watch: Observer,
-) -> Published:
-    """Put what was built last in front of a ring (None: the first).
-
-    Raises:
-        PublishError, BusyError: the ring is as it was.
-    """
-    site.require_space()
-    return publish(site.binhost(class_name), _order(site, class_name, ring, now, asked, watch))
-
-
-def promote_once(
-    site: Site,
-    class_name: str,
-    ring: str,
-    number: int | None,
-    *,
-    now: datetime,
-    asked: Asked = Asked(),
-    watch: Observer,
-) -> Published:
-    """Put a generation (None: the newest) in front of a ring.
-
-    Raises:
-        PublishError, BusyError: the ring is as it was.
-    """
-    site.require_space()
-    return promote(
-        site.binhost(class_name), _order(site, class_name, ring, now, asked, watch), number
-    )
-
-
-def rollback_once(
-    site: Site,
-    class_name: str,
-    ring: str,
-    number: int | None,
-    *,
-    now: datetime,
-    asked: Asked = Asked(),
-    watch: Observer,
-) -> Published:
-    """Put an older generation (None: the one that it had before) in front of a ring again.
-
-    Raises:
-        PublishError, BusyError: the ring is as it was.
-    """
-    # No look at the free space: the way back stays open on a full disk.
-    return rollback(
-        site.binhost(class_name), _order(site, class_name, ring, now, asked, watch), number
-    )
-
-
-def renew_once(site: Site, *, now: datetime) -> list[Published]:
-    """Make every deployment anew that blades would soon refuse, or that tells of other keys.
-
-    Raises:
-        PublishError, BusyError: the rings that were not reached are as they were.
-    """
-    found = []
-    for class_name, cls in site.cluster.classes.items():
-        for ring in cls.rings:
-            done = renew(site.binhost(class_name), Order(ring=ring, now=now))
-            found += [done] if done and done.moved else []
-    return found
-
-
-def _order(
-    site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked, watch: Observer
-) -> Order:
-    waivers = Waivers(names=asked.waive, note=asked.note)
-    return Order(
-        ring=site.ring(class_name, ring),
-        now=now,
-        why=asked.note,
-        gates=gates_of(site, waivers=waivers, now=now, watch=watch),
-        waivers=waivers,
-    )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from binhost.builder import Workshop
 from binhost.keys import Keys
 from binhost.publish import Binhost
 from binhost.records import TreeImage
@@ -21,6 +21,9 @@ from headnode.files import require_free_space
 from mirror.contents import Kind
 from mirror.image import ensure_image
 from mirror.sets import read_set, set_path
+
+if TYPE_CHECKING:
+    from binhost.builder import Workshop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,8 @@ class Site:
 
     def workshop(self, class_name: str, set_id: str) -> Workshop:
         """What a class's builder is set up from, with the trees of a snapshot set."""
+        from binhost.builder import Workshop  # here: who publishes needs no builder
+
         cls = self.klass(class_name)
         return Workshop(
             folder=self.state / "build" / class_name,

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from binhost.index import field, make_entry, parse_entries, render
+from binhost.entry import make_entry
+from binhost.index import field, parse_entries, render
 from binhost.keys import Keys, gpg
 from binhost.signing import Signer
 from headnode.files import digests

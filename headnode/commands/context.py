@@ -31,7 +31,12 @@ class Settings:
         Raises:
             ConfigError: there is no configuration, or it is wrong.
         """
-        return Site(cluster=load(find(self.config_path)))
+        return Site(cluster=load(self.path))
+
+    @property
+    def path(self) -> Path:
+        """The configuration's file."""
+        return find(self.config_path)
 
 
 def json_option(command: Command) -> Command:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 
 from binhost.publish import Published
+from headnode import quick
 from headnode.commands.context import (
     Settings,
     chosen_class,
@@ -19,7 +22,9 @@ from headnode.commands.context import (
     warn_if_stale,
 )
 from headnode.console import Watcher, say, show_json, warn
-from schedules.cycle import Asked, promote_once, publish_once, rollback_once
+from mirror.status import path_of, warnings
+from schedules.moving import Asked, promote_once, publish_once, rollback_once
+from schedules.site import Site
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -60,10 +65,65 @@ def publish(
     """
     site = settings.site()
     name = chosen_class(site, class_name)
+    before = _looked_at(site, settings.path, name, site.ring(name, ring))
     with Watcher() as watch:
         done = publish_once(site, name, ring, now=now(), asked=asked, watch=watch)
     warn_if_stale(site)
     _show(done, as_json)
+    if (class_name, ring) == (None, None):
+        _keep_note(site, settings.path, name, done, before)
+
+
+def _looked_at(site: Site, config: Path, class_name: str, ring: str) -> dict[str, Any]:
+    """How everything is that decides what a publish has to do."""
+    binhost = site.binhost(class_name)
+    current = binhost.ring(ring).folder / "current"
+    return quick.look(
+        given=[
+            *(config, binhost.build_folder / "result.json", site.keys.folder / "trusted"),
+            *(path_of(site.state, name) for name in site.cluster.mirror.repos),
+        ],
+        made=[
+            *(current / "deployment.json", current / "Packages"),
+            *(binhost.generations.folder, binhost.staging),
+        ],
+    )
+
+
+def _keep_note(
+    site: Site, config: Path, class_name: str, done: Published, before: dict[str, Any]
+) -> None:
+    """Let the next `headnode publish` know that nothing is new, if it could say no more."""
+    binhost, mirror = site.binhost(class_name), site.cluster.mirror
+    ring = binhost.ring(done.deployment.ring)
+    after = _looked_at(site, config, class_name, ring.name)
+    until = after["at"] + quick.GOOD_FOR_S
+    later = datetime.fromtimestamp(until, UTC)
+    if after["given"] != before["given"] or quick.look_at(binhost.staging):
+        return
+    # Deployments and generations only grow: these were the newest also when `after` was looked at.
+    if ring.current() != done.deployment or binhost.generations.numbers()[-1:] != [
+        done.generation.number
+    ]:
+        return
+    if warnings(site.state, mirror.repos, mirror.stale_h, later):
+        return
+    if site.signs:
+        until = min(until, (done.deployment.expires - binhost.valid / 2).timestamp())
+    quick.keep(
+        site.state,
+        after,
+        config=str(config.absolute()),
+        lock=str(binhost.lock),
+        reserve_bytes=site.cluster.state.reserve_mib << 20,
+        said=_already(done),
+        space=str(site.state),
+        until=until,
+    )
+
+
+def _already(done: Published) -> str:
+    return f"Ring {done.deployment.ring} has generation {done.generation.number} already."
 
 
 @click.command()
@@ -130,7 +190,7 @@ def _show(done: Published, as_json: bool) -> None:
         return
     generation, deployment = done.generation, done.deployment
     if not done.moved:
-        say(f"Ring {deployment.ring} has generation {generation.number} already.")
+        say(_already(done))
         return
     reports = deployment.gates or generation.gates
     for each in reports:

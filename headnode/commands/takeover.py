@@ -17,7 +17,7 @@ from schedules.takeover import import_once
 @class_option
 @json_option
 @click.pass_obj
-def take_over(settings: Settings, pkgdir: Path, class_name: str | None, as_json: bool) -> int:
+def import_(settings: Settings, pkgdir: Path, class_name: str | None, as_json: bool) -> int:
     """Take over the packages of a binhost that was there before, gpkg and xpak.
 
     They are copied. `headnode build` then builds only what does not fit, and `headnode publish`

@@ -1,10 +1,15 @@
 """Package files in the real format, and one real builder for all tests of the binhost."""
 
+import bz2
 import hashlib
 import io
+import itertools
+import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +17,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from portage.xpak import xpak_mem
 
 from binhost.build import build
 from binhost.builder import Workshop
@@ -56,6 +62,12 @@ def gpkg(
     return archive({f"{folder}/{name}": data for name, data in members.items()})
 
 
+def xpak(metadata: dict[str, str], image: bytes = b"") -> bytes:
+    """A package of the older format (xpak(5)) with that metadata."""
+    packed = bytes(xpak_mem({key: f"{text}\n".encode() for key, text in metadata.items()}))
+    return bz2.compress(image) + packed + len(packed).to_bytes(4, "big") + b"STOP"
+
+
 @pytest.fixture
 def gpkg_bytes() -> Callable[..., bytes]:
     """The bytes of a package; see `gpkg`."""
@@ -66,7 +78,15 @@ def gpkg_bytes() -> Callable[..., bytes]:
 def make_package() -> MakePackage:
     """Write a package into a folder as emerge would, and return its name in the pool."""
 
-    def make(staging: Path, pf: str, *, build_id: int = 1, image: bytes = b"", **more: str) -> str:
+    def make(
+        staging: Path,
+        pf: str,
+        *,
+        build_id: int = 1,
+        image: bytes = b"",
+        suffix: str = ".gpkg.tar",
+        **more: str,
+    ) -> str:
         metadata = {
             "CATEGORY": "app-misc",
             "PF": pf,
@@ -80,10 +100,11 @@ def make_package() -> MakePackage:
             **more,
         }
         file = f"{pf}-{build_id}"
-        name = f"app-misc/{pf.rpartition('-')[0]}/{file}.gpkg.tar"
+        name = f"app-misc/{pf.rpartition('-')[0]}/{file}{suffix}"
         path = staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gpkg(metadata, file, image))
+        packed = xpak(metadata, image) if suffix == ".xpak" else gpkg(metadata, file, image)
+        path.write_bytes(packed)
         return name
 
     return make
@@ -209,3 +230,48 @@ def works(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Works]:
     shutil.copytree(folder / "state/build/blade/staging", folder / "first")
     yield Works(folder=folder, result=result, reports=tuple(reports), machine_before=before)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+EFFECTS = ("fsync", "link", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir", "utime")
+
+KilledAt = Callable[[int, Callable[[], object]], bool]
+
+
+@contextmanager
+def _dying(step: int) -> Iterator[None]:
+    """Kill this process instead of letting it take its `step`-th effect on the disk."""
+    taken = itertools.count(1)
+
+    def watched(effect: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(taken) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return effect(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in EFFECTS:
+            patch.setattr(os, name, watched(getattr(os, name)))
+        yield
+
+
+@pytest.fixture
+def killed_at() -> KilledAt:
+    """Do something in a process that is killed at its `step`-th effect; whether it came to that."""
+
+    def do(step: int, act: Callable[[], object]) -> bool:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with _dying(step):
+                    act()
+                code = 0
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), status
+        return status != 0
+
+    return do

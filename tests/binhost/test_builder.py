@@ -20,6 +20,7 @@ from binhost.build import build, explain_failure, last_result
 from binhost.builder import Workshop
 from binhost.emerge import Failure
 from binhost.gpkg import read_metadata
+from binhost.index import join_entries
 from binhost.pool import Pool, package_names
 from binhost.publish import Binhost, Order, publish
 from config.portage import Rendered
@@ -304,6 +305,26 @@ def test_a_package_that_the_pool_lost_is_built_anew_under_a_name_never_given(wor
     assert name.replace("-1.gpkg", "-2.gpkg") in result.packages
     pool_publish(works)
     assert package_names(works.shop().staging).isdisjoint(result.packages)
+
+
+def test_a_package_that_was_collected_is_built_anew_under_a_name_never_given(works: Any) -> None:
+    before = works.build("refill").packages
+    pool = works.shop().pool
+    kept = {name: entry for name, entry in pool.entries().items() if "/hello/" not in name}
+    lines = pool.digests_file.read_text().splitlines(keepends=True)
+    pool.entries_file.write_text(join_entries(kept.values()))
+    pool.digests_file.write_text("".join(line for line in lines if "/hello/" not in line))
+    for path in pool.folder.glob("*/hello/*"):
+        path.unlink()
+    result = works.build("refill")
+    assert result.built == ("app-misc/hello-0",)
+    new = next(name for name in result.packages if "/hello/" in name)
+    assert set(result.packages) - set(before) == {new}
+    assert new.endswith("-3.gpkg.tar")
+    pool_publish(works)
+    assert pool.build_ids([])["app-misc/hello-0"] == 3
+    staging = works.shop().staging  # no name is kept free there any longer
+    assert all((staging / name).stat().st_size for name in package_names(staging))
 
 
 LIBRARY = """src_compile() {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from binhost.diff import Difference, State, compare
-from binhost.index import make_entry
+from binhost.entry import make_entry
 from binhost.records import Configuration, Generation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

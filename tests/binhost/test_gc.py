@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -222,51 +220,8 @@ def test_what_the_mirror_must_keep_is_what_kept_generations_were_built_from(
     }
 
 
-EFFECTS = ("fsync", "mkdir", "rename", "replace", "unlink", "rmdir")
-
-
-@contextmanager
-def killed_at(step: int) -> Iterator[None]:
-    """Kill this process instead of letting it take its `step`-th effect on the disk."""
-    taken = 0
-
-    def watched(effect: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal taken
-            taken += 1
-            if taken == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return effect(*args, **kwargs)
-
-        return call
-
-    kept = {name: getattr(os, name) for name in EFFECTS}
-    for name, effect in kept.items():
-        setattr(os, name, watched(effect))
-    try:
-        yield
-    finally:
-        for name, effect in kept.items():
-            setattr(os, name, effect)
-
-
-def gc_killed_at(binhost: Binhost, step: int) -> bool:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with killed_at(step):
-                gc(binhost, ONE, now=LATER)
-            code = 0
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL), status
-    return status != 0
-
-
 def test_a_gc_killed_before_any_of_its_effects_offers_nothing_that_is_gone_and_the_next_ends_well(
-    tmp_path: Path, fill: Fill
+    tmp_path: Path, fill: Fill, killed_at: Any
 ) -> None:
     fill(tmp_path / "first")
     step = 0
@@ -274,7 +229,7 @@ def test_a_gc_killed_before_any_of_its_effects_offers_nothing_that_is_gone_and_t
         step += 1
         shutil.copytree(tmp_path / "first", tmp_path / str(step), symlinks=True)
         binhost = host(tmp_path / str(step))
-        if not gc_killed_at(binhost, step):
+        if not killed_at(step, lambda host=binhost: gc(host, ONE, now=LATER)):
             break
         check_whole(binhost)
         assert not publish(binhost, Order(ring="canary", now=LATER)).moved

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from binhost.generations import Generations, entries_text
+from binhost.entries import Entries
+from binhost.generations import Generations, entries_of
 from binhost.pool import Stock
 from binhost.records import BuildResult
 from headnode.errors import PublishError
 
 A, B = "app-misc/a/a-1-1.gpkg.tar", "app-misc/b/b-1-1.gpkg.tar"
-ENTRIES = {name: f"CPV: app-misc/x-1\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
-STOCK = Stock(entries=ENTRIES, sha256={A: "aa", B: "bb"})
+ENTRIES = {name: f"CPV: app-misc/{name[9]}-1\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
+STOCK = Stock(entries=Entries.of(ENTRIES), sha256={A: "aa", B: "bb"})
 
 
 @pytest.fixture
@@ -27,9 +28,17 @@ def result(tmp_path: Path, finished: Any) -> BuildResult:
 
 
 def make(generations: Generations, result: BuildResult) -> int:
-    proposed = generations.propose(result, STOCK, why="w", now=result.finished)
+    entries = entries_of(result, STOCK)
+    proposed = generations.propose(
+        result,
+        STOCK.sha256,
+        entries,
+        latest=generations.latest(),
+        why="w",
+        now=result.finished,
+    )
     if proposed.number not in generations.numbers():
-        generations.put(proposed, entries_text(proposed, STOCK))
+        generations.put(proposed, entries)
     return proposed.number
 
 
@@ -70,13 +79,10 @@ def test_each_part_of_the_state_makes_a_new_generation(
     assert make(generations, result.model_copy(update=changed)) == 2
 
 
-def test_a_package_that_the_pool_lacks_is_named(
-    generations: Generations, result: BuildResult
-) -> None:
+def test_a_package_that_the_pool_lacks_is_named(result: BuildResult) -> None:
     with pytest.raises(PublishError) as error:
-        generations.propose(result, Stock(entries={}, sha256={}), why="", now=result.finished)
+        entries_of(result, Stock(entries=Entries(""), sha256={}))
     assert str(error.value) == f"The pool lacks {A}. Build again."
-    assert generations.numbers() == []
 
 
 def test_damaged_entries_are_noticed(generations: Generations, result: BuildResult) -> None:

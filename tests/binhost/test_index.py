@@ -2,31 +2,29 @@
 
 import gzip
 import io
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+from portage.dbapi.bintree import binarytree
 from portage.getbinpkg import PackageIndex
 
-from binhost.index import (
-    _bintree,
-    field,
-    join_entries,
-    make_entry,
-    name_of,
-    parse_entries,
-    render,
-)
+from binhost.entry import make_entry
+from binhost.index import field, join_entries, parse_entries, render
 from binhost.pool import package_names
 from headnode.errors import PublishError
 
-ENTRY = "CPV: app-misc/a-1\nPATH: app-misc/a/a-1-1.gpkg.tar\nSIZE: 3\nMTIME: 7\n"
-OTHER = "CPV: app-misc/b-1\nPATH: app-misc/b/b-1-1.gpkg.tar\nSIZE: 4\nMTIME: 7\n"
+ENTRY = "BUILD_ID: 1\nCPV: app-misc/a-1\nPATH: app-misc/a/a-1-1.gpkg.tar\nSIZE: 3\nMTIME: 7\n"
+OTHER = "BUILD_ID: 1\nCPV: app-misc/b-1\nPATH: app-misc/b/b-1-1.gpkg.tar\nSIZE: 4\nMTIME: 7\n"
+
+
+class Settings(dict[str, str]):
+    features: frozenset[str] = frozenset()
 
 
 def by_portage(content: bytes) -> PackageIndex:
     """An index as Portage's binary tree reads it: keys translated, defaults filled in."""
-    index = _bintree()._new_pkgindex()
+    index = binarytree(pkgdir="/nonexistent", settings=Settings())._new_pkgindex()
     index.read(io.StringIO(content.decode()))
     return index
 
@@ -85,6 +83,14 @@ def test_a_client_of_portages_reads_header_and_entries() -> None:
     assert [entry["CPV"] for entry in client.packages] == ["app-misc/a-1", "app-misc/b-1"]
 
 
+def test_the_packed_index_is_read_as_portages_client_reads_it() -> None:
+    entries = [ENTRY.replace("a-1", f"a-{number}") for number in range(5000)]
+    content, packed = render({}, entries, timestamp=99, uri="u")
+    with gzip.GzipFile(mode="rb", fileobj=io.BytesIO(packed)) as file:
+        assert file.read() == content
+    assert len(packed) * 5 < len(content)
+
+
 def test_packages_gz_unpacks_to_packages_and_is_the_same_each_time() -> None:
     content, packed = render({}, [ENTRY], timestamp=99, uri="u")
     assert gzip.decompress(packed) == content
@@ -125,49 +131,16 @@ def test_two_entries_of_one_file_are_damage() -> None:
     )
 
 
+def test_two_entries_of_one_build_are_damage() -> None:
+    again = ENTRY.replace("a-1-1.gpkg.tar", "a-1-1.xpak")
+    with pytest.raises(PublishError) as error:
+        parse_entries(join_entries([OTHER, ENTRY, again]))
+    assert str(error.value) == (
+        "The index has 2 entries for build 1 of app-misc/a-1. "
+        "It is damaged: put the file `entries` back from a backup."
+    )
+
+
 def test_a_field_is_its_own_line_and_no_other() -> None:
     assert field("X_SIZE: 1\nSIZE: 2\nDESC: SIZE: 3\n", "SIZE") == "2"
     assert field(ENTRY, "SHA1") is None
-
-
-def test_a_name_in_the_pool_is_portages_name_below_pkgdir() -> None:
-    assert name_of("sys-libs/glibc-2.41-r3", 12) == "sys-libs/glibc/glibc-2.41-r3-12.gpkg.tar"
-
-
-def test_dependencies_are_reduced_to_the_packages_own_use(
-    tmp_path: Path, make_package: Any
-) -> None:
-    name = make_package(
-        tmp_path, "a-1", USE="ssl", IUSE="ssl gtk", RDEPEND="ssl? ( dev-libs/o:0= ) gtk? ( x/y )"
-    )
-    entry, _ = make_entry(tmp_path / name, PurePosixPath(name))
-    assert field(entry, "RDEPEND") == "dev-libs/o:0="
-
-
-def test_dependencies_that_portage_cannot_read_are_refused(
-    tmp_path: Path, make_package: Any
-) -> None:
-    name = make_package(tmp_path, "a-1", RDEPEND="ssl? ( dev-libs/o")
-    with pytest.raises(PublishError, match="has dependencies that Portage cannot read"):
-        make_entry(tmp_path / name, PurePosixPath(name))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "app-misc/a/a-2-1.gpkg.tar",
-        "app-misc/a/a-1-2.gpkg.tar",
-        "app-misc/b/a-1-1.gpkg.tar",
-        "app-text/a/a-1-1.gpkg.tar",
-    ],
-)
-def test_a_package_under_another_ones_name_is_refused(
-    tmp_path: Path, make_package: Any, name: str
-) -> None:
-    path = tmp_path / make_package(tmp_path, "a-1")
-    with pytest.raises(PublishError) as error:
-        make_entry(path, PurePosixPath(name))
-    assert str(error.value) == (
-        f"{name} says of itself that it is app-misc/a/a-1-1.gpkg.tar. "
-        "Remove it from the staging folder and build the package again."
-    )

@@ -164,6 +164,24 @@ def test_what_cannot_be_signed_is_named_and_left_as_it_was(
     assert path.read_bytes() == before
 
 
+def test_an_xpak_is_refused_before_anything_is_signed(
+    keys: Keys, tmp_path: Path, make_package: Any
+) -> None:
+    keys.make("one")
+    names = [
+        make_package(tmp_path / "s", "a-1"),
+        make_package(tmp_path / "s", "b-1", suffix=".xpak"),
+    ]
+    paths = [tmp_path / "s" / name for name in names]
+    with pytest.raises(PublishError) as error:
+        Signer.of(keys).sign(paths)
+    assert str(error.value) == (
+        f"{paths[1]} cannot be signed: the older format has no place for it. "
+        'Build it again as a gpkg; [signing] mode = "off" takes it as it is.'
+    )
+    assert not is_signed(paths[0])
+
+
 def test_a_ring_whose_blades_were_never_told_of_a_key_gets_nothing_signed_by_it(
     keys: Keys, tmp_path: Path, finished: Any
 ) -> None:

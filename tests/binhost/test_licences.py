@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from binhost.entry import make_entry
 from binhost.gates import Gate, GateError, Waivers
-from binhost.index import make_entry
 from binhost.licences import GATE, Missing, check_licences, redistributable
 from binhost.publish import Binhost, Order, publish
 from headnode.errors import ConfigError

@@ -57,12 +57,12 @@ def test_a_post_dependency_counts_as_a_need_and_a_blocker_does_not() -> None:
     old = Stand(
         atoms=["c/a"],
         entries={
-            "a": entry("c/a-1", PDEPEND="c/b[x]", RDEPEND="!c/d"),
-            "b": entry("c/b-1"),
-            "d": entry("c/d-1"),
+            "c/a/a-1": entry("c/a-1", PDEPEND="c/b[x]", RDEPEND="!c/d"),
+            "c/b/b-1": entry("c/b-1"),
+            "c/d/d-1": entry("c/d-1"),
         },
     )
-    new = Stand(atoms=["c/a"], entries={"a": old.entries["a"]})
+    new = Stand(atoms=["c/a"], entries={"c/a/a-1": old.entries["c/a/a-1"]})
     assert say(old, new) == (
         False,
         "c/b is gone: c/a needs it.\n"

@@ -89,6 +89,47 @@ def test_old_entries_stay_as_they_are_when_others_come(
     assert pool.entries_file.read_text() == join_entries(second.values())
 
 
+def test_only_new_files_are_read(pool: Pool, staging: Path, make_package: Any) -> None:
+    old = pool.add(staging, [make_package(staging, "a-1"), make_package(staging, "c-1")])
+    for name in old.entries:  # nothing could be learnt from them any more
+        (pool.folder / name).write_bytes(b"")
+        (staging / name).unlink()
+    both = pool.add(staging, [*old.entries, make_package(staging, "b-1")])
+    assert {name: both.entries[name] for name in old.entries} == old.entries
+    assert {name: both.sha256[name] for name in old.sha256} == old.sha256
+    assert len(both.entries) == 3
+
+
+def test_a_package_of_the_older_format_enters_as_well(
+    pool: Pool, staging: Path, make_package: Any
+) -> None:
+    name = make_package(staging, "a-1", suffix=".xpak")
+    assert name == "app-misc/a/a-1-1.xpak"
+    stock = pool.add(staging, [name])
+    assert field(stock.entries[name], "CPV") == "app-misc/a-1"
+    assert pool.files() == {name}
+    clear_staging(staging, stock.entries)
+    assert not list(staging.iterdir())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_build_in_two_formats_is_refused(
+    pool: Pool, staging: Path, make_package: Any, known: bool
+) -> None:
+    gpkg, xpak = make_package(staging, "a-1"), make_package(staging, "a-1", suffix=".xpak")
+    if known:
+        pool.add(staging, [gpkg])
+    before = state(pool.folder)
+    with pytest.raises(PublishError) as error:
+        pool.add(staging, [xpak] if known else [xpak, gpkg])
+    first, second = (xpak, gpkg) if known else (gpkg, xpak)
+    assert str(error.value) == (
+        f"{first} and {second} are the same build of one package. "
+        "Build the package again: it then gets a build id of its own."
+    )
+    assert state(pool.folder) == before
+
+
 def test_the_same_name_with_other_content_is_refused_and_changes_nothing(
     pool: Pool, staging: Path, make_package: Any
 ) -> None:
@@ -127,12 +168,13 @@ def test_a_crash_between_link_and_entry_is_healed_by_the_next_add(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "write_atomic", stop)
+        patch.setattr(module, "join_digests", stop)
         pool.add(staging, [name])
     assert (pool.folder / name).exists()
     assert pool.entries() == {}
     assert list(pool.add(staging, [name]).entries) == [name]
-    assert sorted(path.name for path in pool.folder.iterdir()) == ["app-misc", "entries", "sha256"]
+    there = sorted(path.name for path in pool.folder.iterdir())
+    assert there == ["app-misc", "build-ids", "entries", "sha256"]
 
 
 def test_a_linked_package_without_an_entry_is_entered_even_if_staging_lost_it(
@@ -173,7 +215,10 @@ def test_ten_thousand_entries_are_read_in_a_fraction_of_a_second(
 ) -> None:
     name = make_package(staging, "a-1", RDEPEND="dev-libs/x " * 30)
     entry = pool.add(staging, [name]).entries[name]
-    many = (entry.replace("a-1-1", f"a-1-{number}") for number in range(10_000))
+    many = (
+        entry.replace("a-1-1", f"a-1-{number}").replace("BUILD_ID: 1", f"BUILD_ID: {number}")
+        for number in range(10_000)
+    )
     pool.entries_file.write_text(join_entries(many))
     started = time.process_time()
     assert len(pool.entries()) == 10_000

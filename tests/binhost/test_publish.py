@@ -5,9 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -282,50 +280,6 @@ def test_a_publish_during_a_build_leaves_staging_to_emerge(
     assert tree_of(old.staging) == {}
 
 
-EFFECTS = ("fsync", "link", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir", "utime")
-
-
-@contextmanager
-def killed_at(step: int) -> Iterator[None]:
-    """Kill this process instead of letting it take its `step`-th effect on the disk."""
-    taken = 0
-
-    def watched(effect: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal taken
-            taken += 1
-            if taken == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return effect(*args, **kwargs)
-
-        return call
-
-    kept = {name: getattr(os, name) for name in EFFECTS}
-    for name, effect in kept.items():
-        setattr(os, name, watched(effect))
-    try:
-        yield
-    finally:
-        for name, effect in kept.items():
-            setattr(os, name, effect)
-
-
-def publish_killed_at(binhost: Binhost, step: int) -> bool:
-    """Publish in a process of its own that is killed at `step`; whether it came to that."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with killed_at(step):
-                go(binhost)
-            code = 0
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL), status
-    return status != 0
-
-
 def read_on(folder: Path, stop: Any, out: Any) -> None:
     """Read every ring below `folder` until told to stop; answer with the reads and what was wrong.
 
@@ -364,6 +318,7 @@ def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_ne
     tmp_path_factory: pytest.TempPathFactory,
     make_package: Any,
     finished: Any,
+    killed_at: Any,
     signed: bool,
 ) -> None:
     old_state, new_state = (1, {"app-misc/a-1"}), (2, {"app-misc/a-2", "app-misc/b-1"})
@@ -378,7 +333,7 @@ def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_ne
         finished(binhost.build_folder, make_package(binhost.staging, "a-1"))
         go(binhost)
         build_more(binhost, make_package, finished)
-        if not publish_killed_at(binhost, step):
+        if not killed_at(step, lambda host=binhost: go(host)):
             break
         seen.append(served(binhost))
         assert seen[-1] in (old_state, new_state)

@@ -12,7 +12,7 @@ from config.model import Cluster
 from headnode.files import locked
 from headnode.renewal import Renewal
 from mirror import sets
-from schedules.cycle import renew_once
+from schedules.moving import renew_once
 from schedules.site import Site
 
 NOW = datetime.now(UTC)

@@ -14,7 +14,7 @@ from headnode.errors import EnvironmentLacksError
 from headnode.files import locked
 from mirror import sets
 from mirror.image import folder_of
-from schedules.cycle import renew_once
+from schedules.moving import renew_once
 from schedules.site import Site
 from schedules.upkeep import gc_once
 

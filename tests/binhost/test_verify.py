@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from binhost.keys import Keys
 from binhost.publish import Binhost, Order, publish
 from binhost.repair import repair
 from binhost.verify import in_rings, verify
@@ -142,6 +143,45 @@ def test_a_packed_index_of_another_content_is_named(binhost: Binhost) -> None:
     said["sha256"]["Packages"] = hashlib.sha256(b"other").hexdigest()
     (folder / "deployment.json").write_text(json.dumps(said))
     assert found(binhost) == [f"{D2}/Packages.gz: it does not unpack to Packages"]
+
+
+@pytest.fixture
+def signed(binhost: Binhost, tmp_path: Path) -> Iterator[Binhost]:
+    """The same, signed from now on: deployment 3 is."""
+    keys = Keys(folder=tmp_path / "keys", home=tmp_path / "keys/signing")
+    keys.make("one")
+    made = replace(binhost, keys=keys)
+    publish(made, Order(ring="canary", now=NOW))
+    yield made
+    keys.end_agent()
+
+
+SEAL = "rings/canary/deployments/3/deployment.json.asc"
+
+
+def test_a_signature_is_good_until_either_side_of_it_changes(signed: Binhost) -> None:
+    assert found(signed, 1, 2) == []
+    seal = signed.folder / SEAL
+    text = seal.read_text()
+    seal.unlink()
+    assert found(signed, 2) == [f"{SEAL}: it is not there"]
+    untrusted = f"{SEAL}: no key that blades trust signed that deployment.json"
+    seal.write_text("")
+    assert found(signed, 2) == [untrusted]
+    seal.write_text(text)
+    said = seal.with_suffix("")
+    said.write_text(said.read_text().replace('"sequence": 3', '"sequence": 9'))
+    assert found(signed, 2) == [untrusted]
+
+
+def test_a_signature_by_a_key_that_is_trusted_no_more_is_not_missed(signed: Binhost) -> None:
+    assert signed.keys
+    old = signed.keys.signer()
+    second = signed.keys.make("two")
+    publish(signed, Order(ring="canary", now=NOW))
+    signed.keys.use(second)
+    signed.keys.drop(old)
+    assert found(signed, 1, 2) == []
 
 
 def test_a_tree_that_is_gone_is_named(binhost: Binhost, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from config.load import load
 from config.model import Cluster, State
-from headnode.cli import run
+from headnode.cli import cli, run
 from schedules.site import Site
 
 SMALL = """\
@@ -72,6 +73,20 @@ def test_without_a_configuration_every_command_says_how_to_get_one(
         "/etc/headnode/cluster.toml. Run `headnode init` to write one, or name one with "
         "--config.\n"
     )
+
+
+def test_a_publish_does_not_wait_for_what_it_does_not_use() -> None:
+    code = "import headnode.cli, headnode.commands.rings, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    slow = {"asyncio", "headnode.commands.lab", "portage", "rich", "sh"}
+    assert slow.isdisjoint(done.stdout.split())
+
+
+def test_every_command_of_the_table_is_there() -> None:
+    with click.Context(cli) as context:
+        names = cli.list_commands(context)
+        found = [cli.get_command(context, name) for name in names]
+    assert [command and command.name for command in found] == sorted(names)
 
 
 def test_a_word_that_is_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

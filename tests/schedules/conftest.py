@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from binhost.gates import Move, MoveKind
+from binhost.generations import entries_of
 from binhost.publish import Binhost, Published
 from binhost.records import BuildResult, read, save
 from config.model import Class, Cluster, Publish, Rollout, Signing, SigningMode, State
@@ -21,7 +22,8 @@ from mirror import sets
 from mirror.tree import Folder
 from mirror.upstream import metadata
 from mirror.upstream.assemble import assemble
-from schedules.cycle import Asked, build_once, promote_once, publish_once, rollback_once
+from schedules.cycle import build_once
+from schedules.moving import Asked, promote_once, publish_once, rollback_once
 from schedules.site import Site
 
 NOW = datetime.now(UTC)
@@ -135,7 +137,15 @@ class World:
         binhost = self.binhost
         result = read(binhost.build_folder / "result.json", BuildResult)
         stock = binhost.pool.add(binhost.staging, result.packages)
-        generation = binhost.generations.propose(result, stock, why="", now=NOW)
+        entries = entries_of(result, stock)
+        generation = binhost.generations.propose(
+            result,
+            stock.sha256,
+            entries,
+            latest=binhost.generations.latest(),
+            why="",
+            now=NOW,
+        )
         present = self.has("canary")
         move = Move(
             kind=MoveKind.PUBLISH,
@@ -143,7 +153,7 @@ class World:
             ring="canary",
             present=binhost.generations.read(present) if present else None,
             generation=generation,
-            entries={name: stock.entries[name] for name in generation.packages},
+            entries=entries,
         )
         return replace(move, **more)
 

@@ -13,7 +13,8 @@ from binhost import builder
 from binhost.advisories import Advisory, Unreadable, advisories, news
 from config.template import render
 from headnode.cli import run
-from schedules.cycle import build_once, newest_set, publish_once
+from schedules.cycle import build_once, newest_set
+from schedules.moving import publish_once
 from schedules.site import Site
 
 GLSA = """<?xml version="1.0" encoding="UTF-8"?>

@@ -20,7 +20,8 @@ from binhost.takeover import Found, LeftOut, Plan, plan
 from config.model import Cluster, Publish, Signing, SigningMode, State
 from config.template import render
 from headnode.cli import run
-from schedules.cycle import build_once, publish_once
+from schedules.cycle import build_once
+from schedules.moving import publish_once
 from schedules.site import Site
 
 pytestmark = pytest.mark.usefixtures("_no_agent_left")
@@ -33,16 +34,17 @@ def found(cpv: str, **more: Any) -> Found:
     return Found(path=Path(f"{cpv}.gpkg.tar"), cpv=cpv, **{**values, **more})
 
 
-def planned(*each: Found | LeftOut, names: tuple[str, ...] = ()) -> Plan:
-    return plan(each, chost=CHOST, names=names, builds=())
+def planned(*each: Found | LeftOut, highest: dict[str, int] | None = None) -> Plan:
+    return plan(each, chost=CHOST, highest=highest or {}, builds=())
 
 
-def test_a_package_keeps_its_build_id_unless_the_name_is_taken() -> None:
-    first, second = found("a/b-1", build_id=3), found("a/b-1", build_id=3, build_time="2")
-    assert planned(first, second, names=("a/b/b-1-4.gpkg.tar",)).take == {
+def test_a_package_keeps_its_build_id_unless_a_higher_one_was_given() -> None:
+    first, second = found("a/b-1", build_id=3), found("a/b-1", build_id=2, build_time="2")
+    assert planned(first, second).take == {
         "a/b/b-1-3.gpkg.tar": first,
-        "a/b/b-1-5.gpkg.tar": second,
+        "a/b/b-1-4.gpkg.tar": second,
     }
+    assert planned(first, highest={"a/b-1": 7}).take == {"a/b/b-1-8.gpkg.tar": first}
 
 
 def test_a_package_without_a_build_id_gets_one() -> None:

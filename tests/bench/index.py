@@ -1,0 +1,274 @@
+"""`make bench-index`: one more package, from staging to a ring, against `emaint binhost --fix`.
+
+Both index the same files. Ours is `headnode publish` as an administrator types it: it takes the
+package into the pool, makes a generation and moves a ring. emaint writes the index of its PKGDIR.
+Every time is a whole process, wall clock, its start included, with the CPU seconds of it and its
+children beside it; figures of ours and of patched emaint are medians. Before anything is timed
+against emaint, the two indices are compared entry by entry.
+
+The ring is signed, as by default: each package, and the deployment. The first ten thousand are
+published unsigned, since gpg would take half an hour for them. The gates that look at the disk are
+asked; those that need a blade in a lab are not, since these packages cannot be installed.
+
+`noop_s` is `headnode publish` that finds nothing new, `noop_whole_s` the same without the note that
+the publish before it left (headnode/quick.py), `noop_function_s` what that takes in a process that
+runs already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from binhost.index import parse_entries
+from binhost.records import BuildResult, Configuration, save
+from config.load import load
+from config.model import Gate
+from headnode.console import note
+from headnode.quick import NOTE
+from mirror.sets import write_set
+from mirror.status import Status, write_status
+from schedules.moving import publish_once
+from schedules.observer import Silent
+from schedules.site import Site
+from tests.bench.emaint import CHOST, Emaint
+from tests.bench.packages import CATEGORIES, write_packages
+
+SIZES = (1000, 5000, 10_000)
+ADDED = 7  # packages that are added one after the other, for a median
+PATCHED_ADDED = 3
+LIMIT_S = 1800.0
+GATES = ("integrity", "licence", "monotonic")
+CLUSTER = """\
+[state]
+path = "state"
+reserve_mib = 0
+
+[publish]
+gates = {gates}
+
+[signing]
+mode = "{mode}"
+
+[classes.blade]
+packages = ["app-misc/package0"]
+rings = {{ canary = "blade01", fleet = "blade[02-58]" }}
+"""
+
+
+def _cluster(signing: str) -> str:
+    return CLUSTER.format(mode=signing, gates=json.dumps(GATES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Took:
+    """What a process took: seconds, CPU seconds with its children's, and memory at most."""
+
+    wall_s: float
+    cpu_s: float
+    rss_mb: float
+
+
+def timed(argv: Sequence[str], cwd: Path, env: dict[str, str] | None = None) -> Took:
+    """Run a process to its good end."""
+    started = time.perf_counter()
+    process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, argv
+    return Took(
+        wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime, rss_mb=usage.ru_maxrss * 1024 / 1e6
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A headnode in `folder`, and the same packages as a PKGDIR for emaint."""
+
+    folder: Path
+    emaint: Emaint
+
+    @property
+    def staging(self) -> Path:
+        """Where a build leaves its packages."""
+        return self.folder / "state/build/blade/staging"
+
+    def prepare(self) -> None:
+        """Write what a sync and a configuration leave."""
+        self.folder.mkdir()
+        (self.folder / "cluster.toml").write_text(_cluster("off"))
+        (self.folder / "state/mirror/repos/gentoo/snapshots/1").mkdir(parents=True)
+        write_status(self.folder / "state", Status(repo="gentoo", last_good=datetime.now(UTC)))
+        self.emaint.prepare(set(CATEGORIES))
+
+    def built(self, names: Sequence[str], new: Sequence[str]) -> None:
+        """Leave what a build leaves that made `new`; emaint's PKGDIR has them already."""
+        for name in new:
+            (self.staging / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(self.emaint.pkgdir / name, self.staging / name)
+        result = BuildResult(
+            class_name="blade",
+            snapshots=write_set(self.folder / "state", {"gentoo": "1"}),
+            atoms=("app-misc/package0",),
+            header={"ARCH": "amd64"},
+            packages=tuple(sorted(names)),
+            built=(),
+            configuration=Configuration(files={}, links={}),
+            finished=datetime.now(UTC),
+            seconds=1.0,
+        )
+        save(self.staging.parent / "result.json", result)
+
+    def sign(self) -> None:
+        """Have what is published from now on signed, as it is by default."""
+        (self.folder / "cluster.toml").write_text(_cluster("on"))
+        self.site().keys.make("bench")
+
+    def site(self) -> Site:
+        """The headnode as configured now."""
+        return Site(cluster=load(self.folder / "cluster.toml"))
+
+    def publish(self) -> Took:
+        """Type `headnode publish`."""
+        return timed([f"{sys.prefix}/bin/headnode", "publish"], self.folder)
+
+    def fix(self, *, patched: bool) -> Took:
+        """Type `emaint binhost --fix`."""
+        argv = self.emaint.command("fix", patched=patched)
+        return timed(argv, self.folder, self.emaint.environment())
+
+    def index(self, *, packed: bool = False) -> Path:
+        """What the ring has."""
+        current = self.folder / "state/binhost/blade/rings/canary/current"
+        return current / ("Packages.gz" if packed else "Packages")
+
+    def noop_function_s(self) -> float:
+        """A publish that finds nothing to do, without a process's start."""
+        site = self.site()
+        started = time.perf_counter()
+        done = publish_once(site, "blade", None, now=datetime.now(UTC), watch=Silent())
+        assert not done.moved
+        return time.perf_counter() - started
+
+
+def measure(folder: Path, size: int) -> dict[str, float]:
+    """All figures for `size` packages."""
+    emaint = Emaint(folder=folder / "emaint", pkgdir=folder / "pkgdir")
+    bench = Bench(folder=folder / "site", emaint=emaint)
+    folder.mkdir()
+    bench.prepare()
+    note(f"{size} packages: writing them")
+    names = write_packages(emaint.pkgdir, range(size))
+    bench.built(names, names)
+    note(f"{size} packages: publishing all, then reading all with patched emaint")
+    found = {"publish_all_s": bench.publish().wall_s}
+    found["emaint_patched_all_s"] = bench.fix(patched=True).wall_s
+    compare(bench)
+    bench.sign()
+    bench.publish()
+    found |= ours(bench, names, size) | theirs(bench, size)
+    found["emaint_ratio"] = found["emaint_stock_add_one_s"] / found["add_one_s"]
+    found["emaint_patched_ratio"] = found["emaint_patched_add_one_s"] / found["add_one_s"]
+    for name in ("stock", "patched"):
+        ratio = found[f"emaint_{name}_add_one_cpu_s"] / found["add_one_cpu_s"]
+        found[f"emaint_{name}_cpu_ratio"] = ratio
+    return {key: round(value, 4) for key, value in found.items()} | {
+        "index_bytes": bench.index().stat().st_size,
+        "packed_bytes": bench.index(packed=True).stat().st_size,
+    }
+
+
+def compare(bench: Bench) -> None:
+    """Check that both wrote the same entries, byte for byte."""
+    files = (bench.index(), bench.emaint.pkgdir / "Packages")
+    mine, other = (parse_entries(path.read_text().partition("\n\n")[2]) for path in files)
+    assert f"CHOST: {CHOST}\n" not in mine
+    assert mine == other
+
+
+def ours(bench: Bench, names: list[str], size: int) -> dict[str, float]:
+    """Add packages one by one, each followed by a publish that finds nothing to do."""
+    note(f"{size} packages: {ADDED} times one more, with headnode publish")
+    added, noop, whole, function = [], [], [], []
+    for number in range(size, size + ADDED):
+        new = write_packages(bench.emaint.pkgdir, range(number, number + 1))
+        names += new
+        bench.built(names, new)
+        added.append(bench.publish())
+        assert f"PACKAGES: {number + 1}\n" in bench.index().read_text()
+        noop.append(bench.publish())
+        (bench.folder / "state" / NOTE).unlink()
+        whole.append(bench.publish())
+        function.append(bench.noop_function_s())
+    return {
+        "add_one_s": statistics.median(each.wall_s for each in added),
+        "add_one_cpu_s": statistics.median(each.cpu_s for each in added),
+        "add_one_rss_mb": max(each.rss_mb for each in added),
+        "noop_s": statistics.median(each.wall_s for each in noop),
+        "noop_cpu_s": statistics.median(each.cpu_s for each in noop),
+        "noop_whole_s": statistics.median(each.wall_s for each in whole),
+        "noop_whole_cpu_s": statistics.median(each.cpu_s for each in whole),
+        "noop_function_s": statistics.median(function),
+    }
+
+
+def theirs(bench: Bench, size: int) -> dict[str, float]:
+    """The same with emaint, whose PKGDIR is brought up to date before each time that counts."""
+    note(f"{size} packages: {PATCHED_ADDED} times one more, with patched emaint")
+    bench.fix(patched=True)
+    start = size + ADDED
+    patched = []
+    for number in range(start, start + PATCHED_ADDED):
+        write_packages(bench.emaint.pkgdir, range(number, number + 1))
+        patched.append(bench.fix(patched=True))
+    note(f"{size} packages: one more, with stock emaint")
+    write_packages(bench.emaint.pkgdir, range(start + PATCHED_ADDED, start + PATCHED_ADDED + 1))
+    stock = bench.fix(patched=False)
+    return {
+        "emaint_patched_add_one_s": statistics.median(each.wall_s for each in patched),
+        "emaint_patched_add_one_cpu_s": statistics.median(each.cpu_s for each in patched),
+        "emaint_stock_add_one_s": stock.wall_s,
+        "emaint_stock_add_one_cpu_s": stock.cpu_s,
+    }
+
+
+def main() -> None:
+    """Measure, and print a table and then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of packages")
+    options = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="bench-index.") as folder:
+        for size in options.sizes:
+            results[size] = measure(Path(folder) / str(size), size)
+            print(f"{size}: {json.dumps(results[size])}", flush=True)
+    last = {
+        "packages": max(results),
+        **results[max(results)],
+        "signing": "on",
+        "gates": GATES,
+        "gates_off": [gate for gate in Gate if gate not in GATES],
+        "load": os.getloadavg()[0],
+        "sizes": {str(size): found for size, found in results.items()},
+        "portage": version("portage"),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+    print(json.dumps(last))
+
+
+if __name__ == "__main__":
+    main()
