@@ -109,6 +109,7 @@ def demo(running: Rehearsal, started: float) -> None:
     say(f"\nAll of it took {time.monotonic() - started:.0f} s.")
 
 
+INTERRUPTED = 130  # as a shell counts a command ended by SIGINT
 LOOK = """\
 The lab stays up. Look closer:
   .venv/bin/headnode lab exec blade01 ls /var/db/pkg/sys-apps
@@ -140,6 +141,9 @@ def main() -> int:
     except HeadnodeError as error:
         say_error(str(error))
         return error.exit_code
+    except KeyboardInterrupt:
+        say_error("stopped")
+        return INTERRUPTED
     kept = False
     try:
         rehearsal.start_headnode(running, life)
@@ -151,7 +155,7 @@ def main() -> int:
         return ExitCode.FAILED
     except KeyboardInterrupt:
         say_error("stopped")
-        return 130
+        return INTERRUPTED
     finally:
         if not kept:
             rehearsal.down(running)
