@@ -46,11 +46,15 @@ bench-index: ready ## one more package to 10,000, against emaint: 10 minutes; th
 	@$(PY) -m tests.bench.index $(ARGS)
 
 .PHONY: docs
-docs: ready ## renew what is generated in docs/
+docs: ready ## the manual: renew what is generated, and make docs/_build/html and headnode.8
 	@$(PY) -m config.reference > docs/options.md
 	@$(PY) -m headnode.reference > docs/commands.md
+	@$(PY) -m headnode.remedies > docs/errors.md
+	@$(PY) -m sphinx -q -W -b html docs docs/_build/html
+	@$(PY) -m sphinx -q -W -b man docs docs/_build/man
+	@echo "The manual is docs/_build/html/index.html."
 
 .PHONY: clean
 clean: ## remove the environment, the lab and all caches
 	@! test -x .venv/bin/headnode || .venv/bin/headnode lab down
-	@rm -rf .venv .lab dist .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .lab dist docs/_build .mypy_cache .pytest_cache .ruff_cache

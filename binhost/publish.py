@@ -93,11 +93,15 @@ class Binhost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What somebody asks for: which ring, why, when, and what has to be passed."""
+    """What somebody asks for: which ring, why, when, and what has to be passed.
+
+    The deployment's sequence is above `above`, which blades saw before the state folder was lost.
+    """
 
     ring: str
     now: datetime
     why: str = ""
+    above: int = 0
     gates: Gates = no_gates
     waivers: Waivers = NO_WAIVERS
 
@@ -243,7 +247,12 @@ def _bring(binhost: Binhost, order: Order, move: Move, signer: Signer | None = N
     ring = binhost.ring(move.ring)
     current = ring.current()
     same = current is not None and current.generation == move.generation.number
-    if current is not None and same and _is_good(binhost, ring, current, order.now):
+    if (
+        current is not None
+        and same
+        and current.sequence > order.above
+        and _is_good(binhost, ring, current, order.now)
+    ):
         return Published(
             generation=move.generation, deployment=current, new_packages=(), moved=False
         )
@@ -257,6 +266,7 @@ def _bring(binhost: Binhost, order: Order, move: Move, signer: Signer | None = N
         image=binhost.image_of(move.generation.snapshots),
         pool_url=binhost.pool_url,
         gates=reports,
+        above=order.above,
         signer=signer or binhost.signer,
         valid=binhost.valid,
         now=order.now,

@@ -99,11 +99,12 @@ class Ring:
         signer: Signer | None,
         image: TreeImage | None = None,
         gates: tuple[GateReport, ...] = (),
+        above: int = 0,
     ) -> Deployment:
         """Put `generation` in front of the ring: one rename, after everything is in place.
 
         `repos` are the snapshots of its trees (name -> folder), `image` is those as one file,
-        `gates` what the move passed.
+        `gates` what the move passed. Its sequence is above the ring's last one, and above `above`.
         Blades refuse the deployment when `valid` is over.
 
         Raises:
@@ -129,7 +130,7 @@ class Ring:
         deployment = Deployment(
             class_name=self.class_name,
             ring=self.name,
-            sequence=before.sequence + 1 if before else 1,
+            sequence=max(before.sequence if before else 0, above) + 1,
             generation=generation.number,
             issued=now,
             expires=now + valid,

@@ -17,10 +17,14 @@ from schedules.site import Site
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What whoever moves a ring says about it: a note, and the gates to let pass."""
+    """What whoever moves a ring says about it: a note, and the gates to let pass.
+
+    Its deployment is numbered above `above` (`binhost.publish.Order`).
+    """
 
     note: str = ""
     waive: frozenset[str] = frozenset()
+    above: int = 0
 
 
 def publish_once(
@@ -104,6 +108,7 @@ def _order(
     return Order(
         ring=site.ring(class_name, ring),
         now=now,
+        above=asked.above,
         why=asked.note,
         gates=gates_of(site, waivers=waivers, now=now, watch=watch),
         waivers=waivers,

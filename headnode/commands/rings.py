@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -129,6 +130,13 @@ def _already(done: Published) -> str:
 @click.command()
 @click.argument("generation", required=False)
 @click.option("--ring", required=True, help="Ring to put it in front of.")
+@click.option(
+    "--above",
+    default=0,
+    metavar="NUMBER",
+    help="Number the deployment above this one, which blades have seen from a headnode that was "
+    "lost since.",
+)
 @class_option
 @asked_options
 @json_option
@@ -137,6 +145,7 @@ def promote(
     settings: Settings,
     generation: str | None,
     ring: str,
+    above: int,
     class_name: str | None,
     asked: Asked,
     as_json: bool,
@@ -149,6 +158,7 @@ def promote(
     name = chosen_class(site, class_name)
     number = number_of(site, name, generation)
     with Watcher() as watch:
+        asked = replace(asked, above=above)
         done = promote_once(site, name, ring, number, now=now(), asked=asked, watch=watch)
     _show(done, as_json)
 

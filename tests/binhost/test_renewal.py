@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from binhost.publish import Order, publish
+from binhost.publish import Order, promote, publish
 from config.model import Cluster
 from headnode.files import locked
 from headnode.renewal import Renewal
@@ -54,6 +54,16 @@ def test_a_key_that_was_added_is_told_of_without_a_publish(site: Site) -> None:
     (done,) = renew_once(site, now=NOW)
     assert second in done.deployment.keys
     assert done.deployment.generation == 1
+
+
+def test_a_headnode_that_was_put_back_numbers_its_deployments_above_what_blades_saw(
+    site: Site,
+) -> None:
+    binhost = site.binhost("blade")
+    done = promote(binhost, Order(ring="canary", now=NOW, above=57), None)
+    assert (done.moved, done.deployment.sequence, done.deployment.generation) == (True, 58, 1)
+    again = promote(binhost, Order(ring="canary", now=NOW, above=57), None)
+    assert (again.moved, sequence(site)) == (False, 58)
 
 
 def test_serve_looks_at_once_and_then_every_hour(site: Site) -> None:
