@@ -178,6 +178,12 @@ def forget(running: Rehearsal, blade: str, *more: str) -> None:
     on(running, blade, "rm", "-rf", "/var/cache/binhost/headnode", "/var/cache/edb", *more)
 
 
+def forget_pulls(running: Rehearsal, blade: str) -> None:
+    """Have a blade forget all that the pull knows of earlier deployments, their trees too."""
+    on(running, blade, "headnode-tree", "leave")
+    forget(running, blade, "/var/lib/headnode")
+
+
 def install(running: Rehearsal) -> tuple[int, str]:
     """Plain emerge of the victim on a blade that does not have it; what it says."""
     remove(running, "blade01")
@@ -287,7 +293,7 @@ def test_a_good_signature_under_another_name_is_taken_by_portage_and_refused_by_
         assert code == 0, said
         assert "bladeinfo 1.0" in on(running, "blade01", "bladeinfo", "--version")
         remove(running, "blade01")
-        forget(running, "blade01", "/var/lib/headnode")
+        forget_pulls(running, "blade01")
         error = why(running)
     assert error.endswith("deployments/1/Packages is not what deployment.json says it is")
     assert pull(running)[0]["result"] == "updated"
@@ -298,7 +304,7 @@ def test_a_package_that_was_exchanged_in_the_pool_alone_is_refused_by_its_digest
 ) -> None:
     path = pool_file(running)
     remove(running, "blade01")
-    forget(running, "blade01", "/var/lib/headnode")
+    forget_pulls(running, "blade01")
     with changed(path):
         path.unlink()
         shutil.copyfile(pool_file(running, "sys-apps/bladeinfo"), path)
