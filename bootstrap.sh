@@ -29,6 +29,7 @@ gpg:gpg:app-crypt/gnupg
 gpg-agent:gpg-agent:app-crypt/gnupg
 nginx:nginx-light:www-servers/nginx
 git:git:dev-vcs/git
+logrotate:logrotate:app-admin/logrotate
 "
 
 say() { printf '%s\n' "$*" >&2; }

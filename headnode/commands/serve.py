@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import click
 
 from binhost import nginx
 from binhost.site import Limits
+from config import service
+from config.load import find
 from headnode import daemon
 from headnode.commands.context import Settings
 from headnode.console import say
 from schedules.site import Site
+
+SERVICES = {
+    "systemd": service.systemd,
+    "openrc": service.openrc,
+    "logrotate": service.logrotate,
+}
 
 
 @click.command()
@@ -21,16 +31,31 @@ from schedules.site import Site
     is_flag=True,
     help="Print a configuration with which nginx serves the same files, and serve nothing.",
 )
+@click.option("--systemd", "printed", flag_value="systemd", help="Print a unit for systemd.")
+@click.option("--openrc", "printed", flag_value="openrc", help="Print a script for OpenRC.")
+@click.option("--logrotate", "printed", flag_value="logrotate", help="Print a file for logrotate.")
 @click.pass_obj
-def serve(settings: Settings, for_nginx: bool) -> None:
+def serve(settings: Settings, for_nginx: bool, printed: str | None) -> None:
     """Serve packages, distfiles and trees to the blades, until it is stopped.
 
-    Example: headnode serve
+    Example: headnode serve --systemd > /etc/systemd/system/headnode.service
     """
     if for_nginx:
         say(nginx.render(front(settings.site()), Limits()).rstrip("\n"))
+    elif printed:
+        say(SERVICES[printed](program(settings)).rstrip("\n"))
     else:
         daemon.serve(settings.site)
+
+
+def program(settings: Settings) -> service.Program:
+    """What is installed here, as it is configured."""
+    site = settings.site()
+    return service.Program(
+        path=Path(sys.prefix) / "bin/headnode",
+        config=find(settings.config_path).absolute(),
+        access_log=site.cluster.serve.access_log,
+    )
 
 
 def front(site: Site) -> nginx.Front:

@@ -1,0 +1,119 @@
+"""What starts `headnode serve` with the machine, and rotates its logs: rendered, nothing is run.
+
+The daemon builds packages, so it is root, mounts overlays and makes namespaces; what it needs none
+of is closed to it. Source: systemd.exec(5), openrc-run(8), logrotate(8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """The installed program, its configuration, and its access log, if any."""
+
+    path: Path
+    config: Path
+    access_log: Path | None
+
+
+def systemd(program: Program) -> str:
+    """A unit: /etc/systemd/system/headnode.service."""
+    # What a build in namespaces of its own needs stays open: mounts, namespaces, set-uid files of
+    # packages, the list of the kernel's modules, a key in root's home.
+    return f"""\
+[Unit]
+Description=headnode: mirror and binhost of a Gentoo cluster
+Documentation=man:headnode(8)
+Wants=network-online.target
+After=network-online.target time-sync.target
+
+[Service]
+Type=exec
+ExecStart={program.path} --config {program.config} serve
+ExecReload=/bin/kill -HUP $MAINPID
+KillMode=mixed
+TimeoutStopSec=60
+Restart=on-failure
+RestartSec=5
+UMask=0022
+LimitNOFILE=65536
+ProtectSystem=full
+PrivateTmp=yes
+NoNewPrivileges=yes
+ProtectClock=yes
+ProtectKernelLogs=yes
+ProtectHostname=yes
+RestrictRealtime=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def openrc(program: Program) -> str:
+    """A service script: /etc/init.d/headnode, executable."""
+    return f"""\
+#!/sbin/openrc-run
+# Written by headnode serve --openrc.
+
+description="mirror and binhost of a Gentoo cluster"
+command="{program.path}"
+command_args="--config {program.config} serve"
+command_background="yes"
+pidfile="/run/headnode.pid"
+output_log="/var/log/headnode.log"
+error_log="/var/log/headnode.log"
+retry="SIGTERM/60/SIGKILL/5"
+respawn_delay="5"
+extra_started_commands="reload"
+rc_ulimit="-n 65536"
+umask="0022"
+
+depend() {{
+	need net localmount
+	use dns ntp-client
+	after ntpd chronyd
+}}
+
+reload() {{
+	ebegin "Reloading headnode"
+	start-stop-daemon --signal HUP --pidfile "$pidfile"
+	eend $?
+}}
+"""
+
+
+def logrotate(program: Program) -> str:
+    """A file of /etc/logrotate.d: the log, and the access log if there is one.
+
+    `headnode serve` goes on in a new access log at SIGUSR1. Its own log is the service manager's.
+    """
+    access = f"""
+{program.access_log} {{
+	weekly
+	rotate 8
+	compress
+	delaycompress
+	missingok
+	notifempty
+	postrotate
+		pkill -USR1 -f '{program.path} --config {program.config} serve' || true
+	endscript
+}}
+"""
+    return f"""\
+/var/log/headnode.log {{
+	weekly
+	rotate 8
+	compress
+	missingok
+	notifempty
+	copytruncate
+}}
+{access if program.access_log else ""}"""

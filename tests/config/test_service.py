@@ -1,0 +1,81 @@
+"""The files that start `headnode serve` with a machine, checked by the programs that read them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from config.service import Program, logrotate, openrc, systemd
+from headnode.cli import run
+
+CONFIG = """\
+[state]
+path = "state"
+
+[classes.blade]
+packages = ["app-misc/hello"]
+rings = { canary = "blade01" }
+"""
+
+
+@pytest.fixture
+def program() -> Program:
+    return Program(
+        path=Path("/bin/true"),
+        config=Path("/etc/headnode/cluster.toml"),
+        access_log=Path("/var/log/headnode-access.log"),
+    )
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+def test_systemd_finds_no_fault_with_the_unit(program: Program, tmp_path: Path) -> None:
+    unit = tmp_path / "headnode.service"
+    unit.write_text(systemd(program))
+    done = subprocess.run(
+        ["systemd-analyze", "--man=no", "verify", unit], capture_output=True, text=True
+    )
+    ours = [line for line in done.stderr.splitlines() if "headnode.service" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+def test_the_openrc_script_is_a_shell_script_that_reloads_by_signal(
+    program: Program, tmp_path: Path
+) -> None:
+    script = tmp_path / "headnode"
+    script.write_text(openrc(program).replace("#!/sbin/openrc-run", "#!/bin/sh"))
+    stubs = 'ebegin() { :; }; eend() { return "$1"; }; start-stop-daemon() { echo "$@"; }'
+    subprocess.run(["sh", "-n", script], check=True)
+    done = subprocess.run(
+        ["bash", "-c", f'{stubs}; . "{script}"; reload; echo "$command $command_args"'],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == [
+        "--signal HUP --pidfile /run/headnode.pid",
+        "/bin/true --config /etc/headnode/cluster.toml serve",
+    ]
+
+
+def test_logrotate_reads_its_file(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "rotate"
+    file.write_text(logrotate(program))
+    file.chmod(0o644)
+    argv = ["logrotate", "--debug", "--state", tmp_path / "status", file]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.returncode, "error:" in done.stderr) == (0, False)
+    assert "Handling 2 logs" in done.stderr
+
+
+def test_serve_prints_the_unit_of_this_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster.toml").write_text(CONFIG)
+    assert run(["serve", "--systemd"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(line for line in lines if line.startswith("ExecStart="))
+    path, *rest = start.removeprefix("ExecStart=").split()
+    assert Path(path).is_file()
+    assert rest == ["--config", str(tmp_path / "cluster.toml"), "serve"]
