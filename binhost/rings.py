@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ from headnode.errors import PublishError
 from headnode.files import fill, point_symlink, remove_tree, sync_content, sync_folder
 
 TIMESTAMP_STEP_S = 6
+USER_PATCHES = re.compile(r"^USER_PATCHES: .*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ class Ring:
         before = self.newest()
         least = before.timestamp + TIMESTAMP_STEP_S if before else 0
         timestamp = max(int(now.timestamp()), least)
-        text, count = Entries.of(entries).text, len(generation.packages)
+        text, count = without_patches(Entries.of(entries).text), len(generation.packages)
         packages, packed = render_text(
             generation.header, text, count, timestamp=timestamp, uri=pool_url
         )
@@ -179,6 +181,15 @@ def _require_told(before: Deployment | None, signer: Signer) -> None:
             remedy="Let one of those sign until every ring had a deployment with the new key: "
             "headnode keys use.",
         )
+
+
+def without_patches(entries: str) -> str:
+    """Entries that do not say which user patches are in the packages. Pure.
+
+    Portage takes no binary whose patches it does not have in /etc/portage/patches itself; the
+    builder's index says them, and there that is right (portage 3.0.83, `USER_PATCHES`).
+    """
+    return USER_PATCHES.sub("", entries) if "\nUSER_PATCHES: " in entries else entries
 
 
 def is_stale(

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from config.model import Class, Cluster, TreeKind
 
 ETC = "/etc/portage"
+PATCHES = f"{ETC}/patches"
+NO_PATCHES: Mapping[str, str] = MappingProxyType({})
 KEYS_PATH = "/etc/headnode/keys.asc"
 TRUST_PATH = "/usr/local/sbin/headnode-trust"
 REPOS = "/var/db/repos"
@@ -209,12 +212,18 @@ def _still_repos(cluster: Cluster) -> dict[str, dict[str, str]]:
 
 
 def builder_files(
-    cluster: Cluster, class_name: str, atoms: Sequence[str], jobs: int, keyring: str | None
+    cluster: Cluster,
+    class_name: str,
+    atoms: Sequence[str],
+    jobs: int,
+    keyring: str | None,
+    patches: Mapping[str, str] = NO_PATCHES,
 ) -> Rendered:
     """What the builder of a class has in /etc/portage.
 
     `atoms` is the set @blade, `jobs` the compile jobs at once, `keyring` the public keys that
-    packages of the pool are checked against. It fetches nothing over the network: distfiles come
+    packages of the pool are checked against, `patches` the user patches by their place below
+    /etc/portage/patches. It fetches nothing over the network: distfiles come
     from the mirror's folder, packages from the pool.
     """
     cls = cluster.classes[class_name]
@@ -242,6 +251,7 @@ def builder_files(
             REPOS_CONF: _ini(_still_repos(cluster)),
             **_class_files(cls, atoms),
             **_trust_files(keyring),
+            **{f"{PATCHES}/{where}": text for where, text in patches.items()},
         },
         links=_profile_link(cluster, cls),
     )

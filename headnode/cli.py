@@ -37,6 +37,7 @@ COMMANDS = {
     "init": "init",
     "keys": "keys",
     "lab": "lab",
+    "patch": "patch",
     "mirror": "mirror",
     "promote": "rings",
     "publish": "rings",

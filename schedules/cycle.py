@@ -150,14 +150,21 @@ def newest_set(site: Site) -> str:
     return sets.write_set(site.state, stamps)
 
 
-def build_once(site: Site, class_name: str, *, fresh: bool = False, watch: Observer) -> BuildResult:
-    """Build what a class needs and its pool lacks, from the newest trees.
+def build_once(
+    site: Site,
+    class_name: str,
+    *,
+    fresh: bool = False,
+    snapshots: str | None = None,
+    watch: Observer,
+) -> BuildResult:
+    """Build what a class needs and its pool lacks, from a snapshot set (None: the newest trees).
 
     Raises:
         BuildError, MirrorError, BusyError.
     """
     site.require_space()
-    snapshots = newest_set(site)
+    snapshots = snapshots or newest_set(site)
     shop = site.workshop(class_name, snapshots)
     with locked(shop.folder / ".lock", "headnode build"):
         return build_step.build(

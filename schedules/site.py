@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from binhost.keys import Keys
 from binhost.publish import Binhost
 from binhost.records import TreeImage
+from binhost.user_patches import read_patches
 from config.load import atoms_of
 from config.model import Class, Cluster, SigningMode, TreeKind
 from config.portage import builder_files, http_url
@@ -139,9 +140,18 @@ class Site:
             distfiles=self.distfiles,
             pool=self.binhost(class_name).pool,
             configuration=builder_files(
-                self.cluster, class_name, atoms_of(cls), self.jobs, self.keyring()
+                self.cluster,
+                class_name,
+                atoms_of(cls),
+                self.jobs,
+                self.keyring(),
+                read_patches(self.patches(class_name)),
             ),
         )
+
+    def patches(self, class_name: str) -> Path:
+        """The folder of a class's user patches."""
+        return self.state / "patches" / class_name
 
     def require_space(self) -> None:
         """Refuse to start where the disk is nearly full.

@@ -70,7 +70,7 @@ def publish(
     with Watcher() as watch:
         done = publish_once(site, name, ring, now=now(), asked=asked, watch=watch)
     warn_if_stale(site)
-    _show(done, as_json)
+    show(done, as_json)
     if (class_name, ring) == (None, None):
         _keep_note(site, settings.path, name, done, before)
 
@@ -160,7 +160,7 @@ def promote(
     with Watcher() as watch:
         asked = replace(asked, above=above)
         done = promote_once(site, name, ring, number, now=now(), asked=asked, watch=watch)
-    _show(done, as_json)
+    show(done, as_json)
 
 
 @click.command()
@@ -191,10 +191,11 @@ def rollback(
     number = number_of(site, name, generation)
     with Watcher() as watch:
         done = rollback_once(site, name, ring, number, now=now(), asked=asked, watch=watch)
-    _show(done, as_json)
+    show(done, as_json)
 
 
-def _show(done: Published, as_json: bool) -> None:
+def show(done: Published, as_json: bool) -> None:
+    """Print what a publish came to, after what must not be missed."""
     if as_json:
         show_json(done)
         return

@@ -1,0 +1,100 @@
+"""Patches of one's own, which Portage applies when it builds a package.
+
+::
+
+    <state>/patches/<class>/<category>/<name or name-version>/<file>.patch
+
+They are what portage(5) calls user patches. The builder has them in /etc/portage/patches, so its
+emerge itself says that a binary without them does not fit, and builds the package anew; dropped
+again, the one with them does not. A generation keeps them with its configuration. Blades need none:
+what was patched in a package is not said in their index (`binhost.rings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headnode.errors import ConfigError
+from headnode.files import write_atomic
+
+SUFFIXES = (".patch", ".diff")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A patch that is kept: `where` it lies below the class's folder, and what it changes."""
+
+    where: str
+    files: tuple[str, ...]
+
+
+def read_patches(folder: Path) -> dict[str, str]:
+    """The patches in a class's folder, by their place in the builder's /etc/portage/patches."""
+    found = sorted(path for path in folder.glob("*/*/*") if path.suffix in SUFFIXES)
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def list_patches(folder: Path) -> list[Kept]:
+    """Every patch in a class's folder."""
+    known = read_patches(folder)
+    return [Kept(where=where, files=changed_files(text)) for where, text in known.items()]
+
+
+def changed_files(patch: str) -> tuple[str, ...]:
+    """The files that a unified diff changes, without their first folder (patch -p1). Pure."""
+    names = (line[4:].split("\t")[0].strip() for line in patch.splitlines() if line[:4] == "+++ ")
+    return tuple(dict.fromkeys(name.partition("/")[2] or name for name in names))
+
+
+def read_new(files: Sequence[Path]) -> dict[str, str]:
+    """The patches in `files`, by name.
+
+    Raises:
+        ConfigError: one is no patch.
+    """
+    found = {}
+    for path in files:
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not text in UTF-8: {error}.") from error
+        if not changed_files(text):
+            raise ConfigError(
+                f"{path} is no patch: it has no line that starts with `+++ `.",
+                remedy="Make one with diff -u, or git diff.",
+            )
+        name = path.name if path.suffix in SUFFIXES else f"{path.name}.patch"
+        found[name] = text
+    return found
+
+
+def keep(folder: Path, new: Mapping[str, str]) -> None:
+    """Keep patches by their place; one of the same name is replaced."""
+    for where, text in new.items():
+        write_atomic(folder / where, text)
+
+
+def drop(folder: Path, atom: str) -> list[str]:
+    """Drop the patches of a package (`category/name[-version]`), or one of them (`…/file`).
+
+    Raises:
+        ConfigError: there is none.
+    """
+    wanted, known = atom.removeprefix("="), read_patches(folder)
+    found = [where for where in known if where == wanted or where.startswith(f"{wanted}/")]
+    if not found:
+        raise ConfigError(
+            f"There is no patch {atom}.", remedy=f"There is {', '.join(known) or 'none'}."
+        )
+    for where in found:
+        (folder / where).unlink()
+    return found
+
+
+def put_back(folder: Path, before: Mapping[str, str]) -> None:
+    """Have the patches of a folder be `before` again."""
+    for where in read_patches(folder).keys() - before.keys():
+        (folder / where).unlink()
+    keep(folder, before)

@@ -1,0 +1,172 @@
+"""The fast lane: from a patch file to every blade.
+
+A patch is tried on the version that the ring has, before anything is kept. Then the package is
+built from the very tree that the ring's generation was built from, so that nothing else comes
+along, and published as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from binhost import builder
+from binhost.index import cp_of
+from binhost.kept import cpv_of_name
+from binhost.publish import Published
+from binhost.records import BuildResult, Generation
+from binhost.user_patches import drop, keep, put_back, read_patches
+from config.portage import PATCHES, Rendered
+from headnode.errors import BuildError, ConfigError
+from headnode.files import locked
+from headnode.process import last_lines
+from schedules.cycle import build_once
+from schedules.moving import Asked, publish_once
+from schedules.observer import Observer
+from schedules.site import Site
+
+TRY_S = 3600.0
+LINES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is to be patched: the package (`cat/name`), the version that the ring has, its tree.
+
+    `folder` is where patches for it lie, `cat/name` or `cat/name-version`.
+    """
+
+    cpv: str
+    package: str
+    folder: str
+    snapshots: str
+    generation: int
+
+
+def find_target(site: Site, class_name: str, atom: str, ring: str | None) -> Target:
+    """What an atom, `category/name` or `=category/name-version`, means in what a ring has.
+
+    Raises:
+        ConfigError: the ring has nothing, or not that package.
+    """
+    binhost, name = site.binhost(class_name), site.ring(class_name, ring)
+    current = binhost.ring(name).current()
+    if current is None:
+        raise ConfigError(f"The ring {name} has nothing yet.", remedy="headnode publish first.")
+    generation = binhost.generations.read(current.generation)
+    [*found] = (cpv for cpv in _packages(generation) if atom in (cp_of(cpv), f"={cpv}"))
+    if len(found) != 1:
+        known = ", ".join(sorted(cpv for cpv in _packages(generation) if atom.lstrip("=") in cpv))
+        has = f"it has {known}" if known else "nor anything like it"
+        what = "no" if not found else "several packages"
+        raise ConfigError(
+            f"Generation {generation.number}, which the ring {name} has, has {what} {atom}; {has}.",
+            remedy="Write it as category/name, or =category/name-version.",
+        )
+    return Target(
+        cpv=found[0],
+        package=cp_of(found[0]),
+        folder=atom.removeprefix("="),
+        snapshots=generation.snapshots,
+        generation=generation.number,
+    )
+
+
+def _packages(generation: Generation) -> list[str]:
+    return [cpv_of_name(name) for name in generation.packages]
+
+
+def try_patches(site: Site, class_name: str, target: Target, new: Mapping[str, str]) -> None:
+    """Have Portage unpack the version that the ring has, and apply all of its patches.
+
+    `new` are patches by their place.
+
+    Raises:
+        BuildError: one does not apply; nothing was kept.
+        BusyError: a build is at work.
+    """
+    shop = site.workshop(class_name, target.snapshots)
+    shop = replace(shop, configuration=_with(shop.configuration, new))
+    ebuild = f"{target.package}/{PurePosixPath(target.cpv).name}.ebuild"
+    repo = next((name for name, path in shop.repos.items() if (path / ebuild).is_file()), None)
+    if repo is None:
+        raise BuildError(f"The trees of generation {target.generation} have no {ebuild}.")
+    argv = ["ebuild", f"/var/db/repos/{repo}/{ebuild}"]
+    with locked(shop.folder / ".lock", "headnode patch"), builder.running(shop) as node:
+        done = node.run([*argv, "clean", "prepare"], timeout_s=TRY_S, check=False)
+        node.run([*argv, "clean"], timeout_s=TRY_S, check=False)
+    if done.code:
+        names = ", ".join(PurePosixPath(where).name for where in new)
+        raise BuildError(
+            f"{names} does not apply to {target.cpv}:\n{last_lines(done.tail, LINES)}",
+            remedy="Make it against that version. Nothing was changed.",
+        )
+
+
+def _with(configuration: Rendered, patches: Mapping[str, str]) -> Rendered:
+    files = {f"{PATCHES}/{where}": text for where, text in patches.items()}
+    return Rendered(files={**configuration.files, **files}, links=configuration.links)
+
+
+def patch_once(
+    site: Site,
+    class_name: str,
+    target: Target,
+    new: Mapping[str, str],
+    ring: str | None,
+    *,
+    now: datetime,
+    asked: Asked,
+    watch: Observer,
+) -> tuple[BuildResult, Published]:
+    """Try patches, keep them, build, and publish to `ring` (None: the first).
+
+    Raises:
+        BuildError, PublishError, BusyError: a patch does not apply, its package does not build, or
+            a gate says no. Patches are as they were, but for a gate: built, they wait for another
+            `headnode publish`.
+    """
+    watch.say(f"Trying {len(new)} patches on {target.cpv}")
+    try_patches(site, class_name, target, new)
+    folder = site.patches(class_name)
+    before = read_patches(folder)
+    keep(folder, new)
+    try:
+        result = build_once(site, class_name, watch=watch, snapshots=target.snapshots)
+    except BuildError:
+        put_back(folder, before)
+        raise
+    return result, publish_once(site, class_name, ring, now=now, asked=asked, watch=watch)
+
+
+def drop_once(
+    site: Site,
+    class_name: str,
+    atom: str,
+    ring: str | None,
+    *,
+    now: datetime,
+    asked: Asked,
+    watch: Observer,
+) -> tuple[list[str], Published]:
+    """Drop patches, build the package without them, and publish.
+
+    Raises:
+        ConfigError: there is no such patch.
+        BuildError, PublishError, BusyError: as above.
+    """
+    folder = site.patches(class_name)
+    before = read_patches(folder)
+    gone = drop(folder, atom)
+    package = str(PurePosixPath(gone[0]).parent)
+    current = site.binhost(class_name).ring(site.ring(class_name, ring)).current()
+    snapshots = current.snapshots if current else None
+    watch.say(f"Building {package} without {len(gone)} patches")
+    try:
+        build_once(site, class_name, watch=watch, snapshots=snapshots)
+    except BuildError:
+        put_back(folder, before)
+        raise
+    return gone, publish_once(site, class_name, ring, now=now, asked=asked, watch=watch)
