@@ -10,7 +10,8 @@ from bisect import bisect_left
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property
 
-from binhost.index import field, join_entries, parse_entries
+from binhost.index import DAMAGED, field, join_entries, parse_entries
+from headnode.errors import PublishError
 
 # To find one among 10,000 entries takes up to 1.5 ms, to take them all apart 32 ms: so many are
 # looked for, and so many put in or taken out, before that is done.
@@ -112,7 +113,14 @@ def _sorted(names: Sequence[str]) -> bool:
 
 
 def _block(text: str, name: str) -> tuple[int, int]:
-    """Where the entry of that name starts, and where the next one does."""
-    inside = max(text.find(f"\nPATH: {name}\n"), 0)
+    """Where the entry of that name starts, and where the next one does.
+
+    Raises:
+        PublishError: there is none.
+    """
+    line = f"PATH: {name}\n"
+    inside = 0 if text.startswith(line) else text.find(f"\n{line}")
+    if inside < 0:
+        raise PublishError(f"The index has no entry for {name}.", remedy=DAMAGED)
     start, end = text.rfind("\n\n", 0, inside), text.find("\n\n", inside)
     return start + 2 if start >= 0 else 0, end + 2 if end >= 0 else len(text) + 1

@@ -178,9 +178,9 @@ def _entries(
     require_all(result, stock)
     try:
         before = binhost.generations.entries(latest)
+        return changed(before, result.packages, stock.entries.__getitem__)
     except (PublishError, FileNotFoundError):  # damaged: headnode generations verify says so
         return entries_of(result, stock)
-    return changed(before, result.packages, stock.entries.__getitem__)
 
 
 def _present(binhost: Binhost, ring: str, latest: Generation | None) -> Generation | None:

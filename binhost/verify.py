@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from binhost.entries import Entries
 from binhost.index import field
 from binhost.keys import Keys
 from binhost.pool import Pool
@@ -107,12 +108,13 @@ def verify(
 def _entries(binhost: Binhost, generation: Generation) -> tuple[Mapping[str, str], list[Finding]]:
     path = binhost.generations.folder / str(generation.number) / "entries"
     try:
-        entries = binhost.generations.entries(generation)
+        # Their names as the text has them, not as the generation says.
+        entries = Entries(binhost.generations.entries(generation).text)
     except FileNotFoundError:
         return {}, [Finding(path=path, what="it is not there")]
     except (PublishError, UnicodeDecodeError):
         return {}, [Finding(path=path, what="its content is not what was published")]
-    if entries.keys() != generation.packages.keys():
+    if list(entries) != list(generation.packages):
         return entries, [Finding(path=path, what="it does not name the generation's packages")]
     return entries, []
 

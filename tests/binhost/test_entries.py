@@ -78,3 +78,11 @@ def test_sizes_are_those_of_the_entries_also_where_one_has_none() -> None:
     both = entries(["a", "b"])
     assert list(both.sizes()) == [("a", 3), ("b", 3)]
     assert list(Entries(both.text.replace("SIZE: 3\n", "", 1)).sizes()) == [("a", None), ("b", 3)]
+
+
+def test_names_that_the_text_lacks_are_damage() -> None:
+    with pytest.raises(PublishError) as error:
+        changed(Entries(entries(["a"]).text, ["a", "b"]), ["a"], unread)
+    assert str(error.value) == (
+        "The index has no entry for b. It is damaged: put the file `entries` back from a backup."
+    )

@@ -5,7 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -244,6 +244,16 @@ def test_a_damaged_pool_leaves_the_ring_as_it_was(
     with pytest.raises(PublishError, match="its index entry says"):
         go(old)
     assert tree_of(old.folder / "rings/canary") == before
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("PATH: x\n")])
+def test_damaged_entries_of_the_generation_before_do_not_get_into_the_next(
+    old: Binhost, make_package: Any, finished: Any, damage: Callable[[Path], object]
+) -> None:
+    build_more(old, make_package, finished)
+    damage(old.generations.folder / "1/entries")
+    go(old)
+    assert served(old) == (2, {"app-misc/a-2", "app-misc/b-1"})
 
 
 def test_a_package_that_is_not_whole_changes_nothing(

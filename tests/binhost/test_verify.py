@@ -13,6 +13,7 @@ import pytest
 
 from binhost.keys import Keys
 from binhost.publish import Binhost, Order, publish
+from binhost.records import save
 from binhost.repair import repair
 from binhost.verify import in_rings, verify
 from headnode.errors import BusyError, PublishError
@@ -133,6 +134,17 @@ def test_damage_is_named_with_its_file(
     what = what.replace("{folder}/", "")
     where = "pool" if "index cannot be read" in what else file
     assert said == [f"{where}: {what}"]
+
+
+def test_entries_of_other_packages_are_named(binhost: Binhost) -> None:
+    folder = binhost.folder / "generations/1"
+    generation = binhost.generations.read(1)
+    entries = (folder / "entries").read_text().partition("\n\n")[0] + "\n"
+    digest = hashlib.sha256(entries.encode()).hexdigest()
+    (folder / "entries").write_text(entries)
+    save(folder / "generation.json", generation.model_copy(update={"entries_sha256": digest}))
+    file = "generations/1/entries"
+    assert found(binhost, 1)[0] == f"{file}: it does not name the generation's packages"
 
 
 def test_a_packed_index_of_another_content_is_named(binhost: Binhost) -> None:
