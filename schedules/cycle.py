@@ -25,6 +25,7 @@ from mirror.guard import Waiver
 from mirror.wanted import Package, plan
 from schedules import distfiles as site_distfiles
 from schedules.gates import gates_of
+from schedules.helpers import helpers_of
 from schedules.observer import Observer
 from schedules.site import Site
 from schedules.trees import prune_trees, sync_trees
@@ -178,6 +179,7 @@ def build_once(site: Site, class_name: str, *, fresh: bool = False, watch: Obser
             jobs=site.jobs,
             timeout_s=site.cluster.build.timeout_s,
             fresh=fresh,
+            helpers=helpers_of(site, class_name),
             report=watch.say,
         )
 
