@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from ClusterShell.NodeSet import NodeSet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headnode.errors import PublishError
@@ -68,8 +69,9 @@ class Distributed(Record):
             found.append("no helper could be used, the headnode compiled alone.")
         if self.jobs and not self.sent and self.local + self.fallbacks:
             found.append(
-                f"{len(self.jobs)} helpers were ready, and not one of {self.local + self.fallbacks}"
-                " compile jobs went out: look into the build's logs/distcc/log."
+                f"{NodeSet.fromlist(list(self.jobs))} could have helped, and not one of "
+                f"{self.local + self.fallbacks} compile jobs came back from there: look into the "
+                "build's logs/distcc/log."
             )
         return tuple(found)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ClusterShell.NodeSet import NodeSet
 
 from config.model import Distcc, DistccMode
+from distcc.slots import cpp_slots
 
 DEFAULT_PORT = 3632
 
@@ -45,5 +46,5 @@ def distcc_hosts(
     `--localslots` is for what no helper takes (links, and files whose helper failed), and
     `--localslots_cpp` for preprocessing. distcc's own defaults know nothing of the cores.
     """
-    limits = f"--localslots={cores} --localslots_cpp={2 * cores}"
+    limits = f"--localslots={cores} --localslots_cpp={cpp_slots(cores)}"
     return f"{limits} {hosts_line(options, helpers, mode)}"

@@ -28,6 +28,7 @@ LOCAL_S = 300.0
 SOURCE = Path(__file__).with_name("probe.c")
 NATIVE = re.compile(r"\S*(?<![\w-])native(?![\w-])\S*")
 COMPILER_ERROR = re.compile(r"^[^ ]+: (?:fatal )?error: ")
+CUT_OFF = re.compile(r"Connection reset|Broken pipe|unexpected eof", re.IGNORECASE)
 COMPLAINT = re.compile(r"^distcc\[\d+\] (?:\(\w+\) )?(?:ERROR|CRITICAL!?|Warning): (?P<text>.*)$")
 
 
@@ -92,7 +93,8 @@ def languages_of(found: Sequence[str], chost: str, flags: Mapping[str, str]) -> 
     for name, compiler, variable in wanted:
         named = [each for each in (f"{chost}-{compiler}", compiler) if each in found]
         if named:
-            words = tuple(shlex.split(flags.get(variable, "")))
+            # With -pipe compiler and assembler speak at once, and into each other's lines.
+            words = tuple(each for each in shlex.split(flags.get(variable, "")) if each != "-pipe")
             languages.append(Language(name=name, compiler=named[0], flags=words))
     return languages
 
@@ -156,10 +158,10 @@ def explain(errors: str, trouble: str, port: int) -> str:
     said = [line for line in lines if COMPILER_ERROR.match(line)]
     said += [found["text"] for found in map(COMPLAINT.match, lines) if found]
     first = said[0] if said else "no reason given"
-    if re.search(r"Connection reset|closed by peer|premature EOF|unexpected eof", first):
+    if CUT_OFF.search(first):
         return (
             "it answers and takes no job: its distccd does not allow this headnode's address, or "
-            f"not this compiler ({first})"
+            "not this compiler"
         )
     return f"it made no object: {first}"
 
@@ -210,5 +212,4 @@ def _compile_there(bench: Bench, helper: str, language: Language) -> Completed:
 
 def _identity(bench: Bench, who: str, language: Language, done: Completed) -> Identity:
     target = bench.folder / "probe" / PurePosixPath(_target(bench, who, language)).name
-    # The assembler says its version on stdout, which a helper's distccd puts among the errors.
-    return parse_identity(done.errors + done.output, digests(target, "sha256")["sha256"])
+    return parse_identity(done.errors, digests(target, "sha256")["sha256"])

@@ -1,4 +1,4 @@
-"""How many jobs make is to start. Pure."""
+"""How many jobs are started at once. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ def make_jobs(options: Distcc, helpers: int, cores: int) -> int:
 def make_options(options: Distcc, helpers: int, cores: int) -> str:
     """MAKEOPTS for a build with that many helpers.
 
-    -l is about the headnode: where helpers are lost in the middle, it keeps what is left for the
-    headnode from being started all at once.
+    -l is for what does not go through distcc, and as high as what distcc itself lets run at once on
+    the headnode. With less, make starts one job after the other as soon as the headnode has
+    anything else to do: seen with -l3 on two cores, all objects of a package went to one helper.
     """
-    return f"-j{make_jobs(options, helpers, cores)} -l{cores + 1}"
+    return f"-j{make_jobs(options, helpers, cores)} -l{cpp_slots(cores) + cores}"
+
+
+def cpp_slots(cores: int) -> int:
+    """Sources that the headnode preprocesses at once: one may wait for the disk or the network."""
+    return 2 * cores

@@ -93,8 +93,8 @@ def test_a_summary_says_who_compiled_how_much() -> None:
         (
             {"jobs": {"blade01": 0, "blade02": 0}, "fallbacks": 8, "local": 1},
             (
-                "2 helpers were ready, and not one of 9 compile jobs went out: look into the "
-                "build's logs/distcc/log.",
+                "blade[01-02] could have helped, and not one of 9 compile jobs came back from "
+                "there: look into the build's logs/distcc/log.",
             ),
         ),
         (

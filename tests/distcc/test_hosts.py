@@ -67,5 +67,5 @@ def test_make_starts_as_many_jobs_as_there_are_slots_that_the_headnode_can_feed(
     assert make_jobs(distcc(**more), helpers, cores) == jobs
 
 
-def test_the_load_that_make_heeds_is_the_headnode_s() -> None:
-    assert make_options(distcc(), 3, 2) == "-j6 -l3"
+def test_make_is_not_held_back_by_less_load_than_distcc_itself_makes_on_the_headnode() -> None:
+    assert make_options(distcc(), 3, 2) == "-j6 -l6"
