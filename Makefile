@@ -37,6 +37,10 @@ lab58: ready ## the cycle with 58 blades, for real
 bench-http: ready ## our HTTP server against nginx; the last line is JSON
 	@$(PY) -P tests/bench/http.py $(ARGS)
 
+.PHONY: bench-distcc
+bench-distcc: ready ## builds with 0, 1, 2, 4 helpers; ARGS=--kernel for Linux; the last line is JSON
+	@$(PY) -P tests/bench/distcc.py $(ARGS)
+
 .PHONY: docs
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md

@@ -31,7 +31,7 @@ class Account:
     `jobs` are objects that each helper made; `failures` jobs that each took and did not finish, or
     refused; `fallbacks` files that the headnode compiled after that, or since no helper was left;
     `local` files that are not for helpers (assembler, several sources at once); `faulty` files that
-    no compiler takes, here or there. Links, preprocessing and the tests of configure scripts are
+    no compiler takes, here or there. Links, preprocessing and tests of what the compiler can are
     not counted.
     """
 
@@ -64,11 +64,14 @@ class _Run:
 
     @property
     def compiles(self) -> bool:
-        """Whether it is to make an object, and not for a test of a configure script."""
+        """Whether it is to make an object, and not to find out what the compiler can."""
         words = self.command.split()
-        return bool({"-c", "-S"} & set(words)) and not any(
-            word.rpartition("/")[2].startswith("conftest.") for word in words
-        )
+        return bool({"-c", "-S"} & set(words)) and not any(map(_is_test, words))
+
+
+def _is_test(word: str) -> bool:
+    """Whether a source is a test of a configure script, or of the kernel's makefiles."""
+    return word == "/dev/null" or word.rpartition("/")[2].startswith("conftest.")
 
 
 def read_account(lines: Iterable[str]) -> Account:

@@ -80,9 +80,13 @@ def test_a_source_that_the_headnode_refuses_too_is_no_failure_of_the_helper() ->
 
 @pytest.mark.parametrize(
     "command",
-    ["gcc x.o -o x", "gcc -E x.c", "gcc --version", "gcc -c conftest.c", "gcc -c sub/conftest.cpp"],
+    [
+        *("gcc x.o -o x", "gcc -E x.c", "gcc --version"),
+        *("gcc -c conftest.c", "gcc -c sub/conftest.cpp"),
+        "gcc -Werror -m32 -c -x c /dev/null -o .tmp_7/tmp",
+    ],
 )
-def test_links_preprocessing_and_tests_of_configure_are_not_counted(command: str) -> None:
+def test_links_preprocessing_and_tests_of_the_compiler_are_not_counted(command: str) -> None:
     done = lines(f"exec on localhost: {command}", "compile (null) on localhost completed ok", OK)
     assert read_account(done) == NOTHING
 
