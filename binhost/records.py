@@ -32,7 +32,8 @@ class Distributed(Record):
     `jobs` are the objects that each helper made, `failures` the jobs that each took and did not
     finish; `left_out` are helpers that were not used, with the reason. `local` objects were made by
     the headnode without asking a helper, `fallbacks` after helpers had failed; `faulty` sources no
-    compiler takes. `mode` is `plain` or `pump`, and `pump` why that was asked for and not used.
+    compiler takes. `mode` is `plain` or `pump`, and `pump` why that was asked for and not used;
+    `unpumped` objects were preprocessed by the headnode all the same.
     """
 
     jobs: dict[str, int]
@@ -43,6 +44,7 @@ class Distributed(Record):
     faulty: int
     mode: str
     pump: str = ""
+    unpumped: int = 0
     make_options: str = ""
 
     @property
@@ -65,6 +67,10 @@ class Distributed(Record):
         found = []
         if self.pump:
             found.append(f"pump mode does not work and was not used: {self.pump}.")
+        if self.unpumped:
+            found.append(
+                f"pump mode: the headnode preprocessed {self.unpumped} of {self.sent} all the same."
+            )
         if not self.jobs and self.left_out:
             found.append("no helper could be used, the headnode compiled alone.")
         if self.jobs and not self.sent and self.local + self.fallbacks:

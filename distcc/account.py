@@ -20,6 +20,7 @@ DONE = re.compile(r"^compile .* on (?P<host>\S+) completed ok$")
 REJECTED = re.compile(r"^ERROR: compile .* on (?P<host>\S+) failed$")
 # The second kind names no helper: all of them are being avoided for a while.
 FELL_BACK = re.compile(r"^(?:\(\w+\) )?Warning: failed to distribute\b")
+UNPUMPED = re.compile(r"^\(\w+\) Warning: .*preprocessing locally$")
 EXIT = re.compile(r"^\(dcc_exit\) exit: code (?P<code>\d+);")
 LOCALHOST = "localhost"
 
@@ -31,8 +32,9 @@ class Account:
     `jobs` are objects that each helper made; `failures` jobs that each took and did not finish, or
     refused; `fallbacks` files that the headnode compiled after that, or since no helper was left;
     `local` files that are not for helpers (assembler, several sources at once); `faulty` files that
-    no compiler takes, here or there. Links, preprocessing and tests of what the compiler can are
-    not counted.
+    no compiler takes, here or there; `unpumped` objects of `jobs` whose source the headnode had to
+    preprocess although that was the helper's part (pump mode). Links, preprocessing and tests of
+    what the compiler can are not counted.
     """
 
     jobs: Mapping[str, int]
@@ -40,6 +42,7 @@ class Account:
     local: int
     fallbacks: int
     faulty: int
+    unpumped: int = 0
 
     @property
     def remote(self) -> int:
@@ -61,6 +64,7 @@ class _Run:
     done: str = ""
     command: str = ""
     fell_back: bool = False
+    unpumped: bool = False
 
     @property
     def compiles(self) -> bool:
@@ -99,6 +103,8 @@ def _note(run: _Run, text: str) -> None:
         run.done = name_of(found["host"])
     elif FELL_BACK.match(text):
         run.fell_back = True
+    elif UNPUMPED.match(text):
+        run.unpumped = True
     elif (found := REJECTED.match(text)) and found["host"] != LOCALHOST:
         run.rejected.add(name_of(found["host"]))
 
@@ -109,7 +115,7 @@ class _Sum:
     def __init__(self) -> None:
         self.jobs: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
-        self.local = self.fallbacks = self.faulty = 0
+        self.local = self.fallbacks = self.faulty = self.unpumped = 0
 
     def add(self, run: _Run, *, failed: bool) -> None:
         """Count one run that has ended."""
@@ -121,6 +127,7 @@ class _Sum:
             return
         if run.done in run.tried:
             self.jobs[run.done] += 1
+            self.unpumped += run.unpumped
             self.failures.update(run.tried[:-1])
             return
         self.failures.update(run.tried)
@@ -135,4 +142,5 @@ class _Sum:
             local=self.local,
             fallbacks=self.fallbacks,
             faulty=self.faulty,
+            unpumped=self.unpumped,
         )

@@ -6,8 +6,8 @@ reason why it is left out, and without any the headnode compiles alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path, PurePosixPath
@@ -17,9 +17,10 @@ from config.model import Distcc, DistccMode
 from distcc.account import Account, read_account
 from distcc.hosts import distcc_hosts, helper_names
 from distcc.probe import Bench, Found, languages_of, probe_all, refuse_native
-from distcc.pump import try_pump
+from distcc.pump import find_pump, try_pump
 from distcc.relay import relayed
 from distcc.slots import make_options
+from headnode.errors import NodeError
 from headnode.files import remove_tree
 from headnode.node import Node
 
@@ -27,9 +28,13 @@ TOOL_S = 60.0
 # -network-sandbox: within it nothing reaches a helper, every job fails there and is compiled here,
 # and the build succeeds without a word (Portage 3.0.83). The builder's own network is no less
 # closed: the relay is all there is.
-FEATURES = "distcc -network-sandbox"
+# -pid-sandbox: distcc names its jobs by process numbers, in its log and its state files, and within
+# it those of packages that build side by side are the same. The builder has its own anyway.
+FEATURES = "distcc -network-sandbox -pid-sandbox"
 PAUSE_MS = 100  # distcc looks for a free slot once a second, which is as long as many jobs take
 LINKS = """
+command -v distcc > /dev/null || exit 0
+mkdir -p {folder}
 for name in {names}; do
 	[ -x /usr/bin/"$name" ] || [ -x /usr/local/bin/"$name" ] || continue
 	echo "$name"
@@ -40,7 +45,10 @@ done
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yard:
-    """The builder that is to be helped: its DISTCC_DIR outside and inside, CHOST and flags."""
+    """The builder that is to be helped: its DISTCC_DIR outside and inside, CHOST and flags.
+
+    The folder is made anew, so it lies in one that the builder shares.
+    """
 
     node: Node
     folder: Path
@@ -90,54 +98,54 @@ def assembled(
 
     Raises:
         BuildError: the flags mean another CPU on each helper, or the builder cannot compile.
-        NodeError: the kernel refuses the way to them.
     """
     names = helper_names(options)
     remove_tree(yard.folder)
     for name in ("lock", "state"):
         (yard.folder / name).mkdir(parents=True)
-    if why := _lacking(yard):
-        yield alone(options, why)
-        return
-    compilers = _masquerade(yard)
-    languages = languages_of(compilers, yard.chost, yard.flags)
+    # Written by whichever user a package is built as.
+    (yard.folder / "log").touch()
+    (yard.folder / "log").chmod(0o666)
+    languages = languages_of(_masquerade(yard), yard.chost, yard.flags)
     refuse_native(languages)
+    if not languages:
+        yield alone(options, "the builder has no distcc or no gcc: install them in [build] root")
+        return
     bench = Bench(node=yard.node, folder=yard.folder, inside=yard.inside, options=options)
-    with relayed(yard.node, names, options.port) as relay:
+    with ExitStack() as stack:
+        try:
+            relay = stack.enter_context(relayed(yard.node, names, options.port))
+        except NodeError as error:
+            yield alone(options, str(error))
+            return
         report(f"Asking {len(names)} helpers to compile")
-        found = tuple(probe_all(bench, names, languages, relay.troubles))
-        yield _crew(options, yard, bench, found)
-
-
-def _lacking(yard: Yard) -> str:
-    """What the builder lacks to use helpers; empty if nothing."""
-    script = f"command -v distcc > /dev/null && [ -d {MASQUERADE} ]"
-    if yard.node.run(["sh", "-c", script], timeout_s=TOOL_S, check=False).code:
-        return "the builder has no distcc: install it in [build] root"
-    return ""
+        yield _crew(options, yard, bench, probe_all(bench, names, languages, relay.troubles))
 
 
 def _masquerade(yard: Yard) -> list[str]:
-    """Have every compiler of the builder called through distcc; the compilers' names."""
+    """Have every compiler of the builder called through distcc; the compilers' names.
+
+    None where the builder has no distcc.
+    """
     names = " ".join(compiler_names(yard.chost))
     script = LINKS.format(names=names, folder=MASQUERADE, target=DISTCC_LINK)
     return yard.node.run(["sh", "-c", script], timeout_s=TOOL_S).output.split()
 
 
-def _crew(options: Distcc, yard: Yard, bench: Bench, found: tuple[Found, ...]) -> Crew:
+def _crew(options: Distcc, yard: Yard, bench: Bench, found: Sequence[Found]) -> Crew:
     helpers = [each.helper for each in found if each.fits]
     if not helpers:
-        return Crew(found=found, variables={})
-    mode, pump = options.mode, ""
-    if mode is DistccMode.PUMP and (pump := try_pump(bench, helpers[0])):
-        mode = DistccMode.PLAIN
+        return Crew(found=tuple(found), variables={})
+    program = find_pump(bench) if options.mode is DistccMode.PUMP else ""
+    pump = try_pump(bench, program, helpers[0]) if options.mode is DistccMode.PUMP else ""
+    mode = DistccMode.PLAIN if pump else options.mode
     jobs = make_options(options, len(helpers), yard.cores)
     return Crew(
-        found=found,
+        found=tuple(found),
         mode=mode,
         pump=pump,
         make_options=jobs,
-        prefix=("pump",) if mode is DistccMode.PUMP else (),
+        prefix=(program,) if mode is DistccMode.PUMP else (),
         variables={
             "FEATURES": FEATURES,
             "MAKEOPTS": jobs,

@@ -15,14 +15,23 @@ from headnode.files import digests
 from headnode.process import last_lines
 
 PUMP_S = 60.0
+# Debian's name goes first: its `pump` is another program.
+PROGRAMS = ("distcc-pump", "pump")
 COMPILER = "gcc"
 # What distcc's log has where the include server did not do its work.
 SILENT = ("preprocessing locally", "failed to get includes", "INCLUDE_SERVER_PORT")
 
 
-def try_pump(bench: Bench, helper: str) -> str:
+def find_pump(bench: Bench) -> str:
+    """The builder's program that runs another in pump mode; empty if it has none."""
+    script = 'for name; do command -v "$name" > /dev/null && echo "$name" && break; done'
+    argv = ["sh", "-c", script, "find", *PROGRAMS]
+    return bench.node.run(argv, timeout_s=PUMP_S, check=False).output.strip()
+
+
+def try_pump(bench: Bench, program: str, helper: str) -> str:
     """Compile the probe in pump mode on one helper that passed. Why it does not work, or empty."""
-    if bench.node.run(["sh", "-c", "command -v pump"], timeout_s=PUMP_S, check=False).code:
+    if not program:
         return "the builder has no pump"
     inside, folder = bench.inside / "probe", bench.folder / "probe"
     variables = {
@@ -35,7 +44,7 @@ def try_pump(bench: Bench, helper: str) -> str:
     job = [COMPILER, "-O2", "-c", str(inside / "probe.c"), "-o"]
     try:
         bench.node.run([*job, str(inside / "here.o")], timeout_s=PUMP_S)
-        argv = ["env", *setting, "pump", "distcc", *job, str(inside / "pump.o")]
+        argv = ["env", *setting, program, "distcc", *job, str(inside / "pump.o")]
         done = bench.node.run(argv, timeout_s=PUMP_S, check=False)
     except CommandError as error:
         return f"it did not compile the probe: {last_lines(error.tail, 1)}"

@@ -98,5 +98,6 @@ def distributed(crew: Crew, done: Account) -> Distributed:
         faulty=done.faulty,
         mode=crew.mode.value,
         pump=crew.pump,
+        unpumped=done.unpumped,
         make_options=crew.make_options,
     )

@@ -105,6 +105,10 @@ def test_a_summary_says_who_compiled_how_much() -> None:
             {"pump": "the builder has no pump"},
             ("pump mode does not work and was not used: the builder has no pump.",),
         ),
+        (
+            {"mode": "pump", "unpumped": 3},
+            ("pump mode: the headnode preprocessed 3 of 9 all the same.",),
+        ),
     ],
 )
 def test_what_must_not_be_missed_is_a_warning(

@@ -91,6 +91,22 @@ def test_links_preprocessing_and_tests_of_the_compiler_are_not_counted(command: 
     assert read_account(done) == NOTHING
 
 
+def test_what_pump_mode_did_without_the_include_server_is_counted() -> None:
+    # As distcc-pump of Debian 12 does with every file, and says only here.
+    done = lines(
+        "compile from x.c to x.o",
+        "(dcc_talk_to_include_server) Warning: include server gave up analyzing",
+        "(dcc_build_somewhere) Warning: failed to get includes from include server, "
+        "preprocessing locally",
+        "exec on a/2,cpp,lzo: gcc -c x.c -o x.o",
+        "compile x.c on a/2,cpp,lzo completed ok",
+        OK,
+    )
+    assert read_account(done) == Account(
+        jobs={"a": 1}, failures={}, local=0, fallbacks=0, faulty=0, unpumped=1
+    )
+
+
 def test_other_lines_and_no_lines_mean_nothing(tmp_path: Path) -> None:
     assert read_account(["", "gcc: warning", "distcc[x] compile"]) == NOTHING
     assert account(tmp_path) == NOTHING

@@ -54,7 +54,7 @@ def test_a_helper_s_name_is_read_off_its_specification(spec: str) -> None:
     ("more", "helpers", "cores", "jobs"),
     [
         ({}, 3, 2, 6),
-        ({}, 58, 2, 32),  # what two cores can feed
+        ({}, 58, 2, 64),  # what two cores can feed
         ({"feed": 0}, 58, 2, 116),
         ({"local_slots": 4}, 1, 8, 6),
         ({}, 1, 16, 2),
