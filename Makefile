@@ -45,6 +45,10 @@ bench-tree: ready ## trees by image against rsync, and our sync against bare rsy
 bench-index: ready ## one more package to 10,000, against emaint: 10 minutes; the last line is JSON
 	@$(PY) -m tests.bench.index $(ARGS)
 
+.PHONY: bench-distcc
+bench-distcc: ready ## builds with 0, 1, 2, 4 helpers; ARGS=--kernel for Linux; the last line is JSON
+	@$(PY) -P tests/bench/distcc.py $(ARGS)
+
 .PHONY: docs
 docs: ready ## the manual: renew what is generated, and make docs/_build/html and headnode.8
 	@$(PY) -m config.reference > docs/options.md

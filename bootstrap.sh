@@ -27,6 +27,7 @@ scanelf:pax-utils:app-misc/pax-utils
 wget:wget:net-misc/wget
 gpg:gpg:app-crypt/gnupg
 gpg-agent:gpg-agent:app-crypt/gnupg
+distcc:distcc:sys-devel/distcc
 nginx:nginx-light:www-servers/nginx
 git:git:dev-vcs/git
 logrotate:logrotate:app-admin/logrotate

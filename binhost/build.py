@@ -21,6 +21,7 @@ from binhost.emerge import (
     unfetched,
 )
 from binhost.entry import name_of
+from binhost.helped import Helped, Helpers, Report
 from binhost.index import cp_of
 from binhost.pool import package_names
 from binhost.records import BuildResult, Configuration, read, save
@@ -28,8 +29,6 @@ from config.portage import ETC, LOGDIR
 from headnode.errors import BuildError, CommandError, PublishError
 from headnode.node import Node
 from headnode.process import last_lines
-
-Report = Callable[[str], None]
 
 
 def pool_name(step: Step) -> str:
@@ -80,9 +79,12 @@ def build(
     jobs: int,
     timeout_s: float,
     fresh: bool = False,
+    helpers: Helpers | None = None,
     report: Report = lambda line: None,
 ) -> BuildResult:
     """Build what @blade needs and the pool lacks; nothing is started where nothing changed.
+
+    `helpers` are asked to compile, where there is something to build.
 
     Raises:
         BuildError: a set cannot be resolved, or packages did not build. What was built stays in
@@ -91,11 +93,11 @@ def build(
     last = last_result(shop.folder)
     if not fresh and last is not None and still_good(last, shop, snapshots):
         report("Nothing changed since the last build.")
-        return last.model_copy(update={"built": (), "seconds": 0.0})
+        return last.model_copy(update={"built": (), "seconds": 0.0, "distributed": None})
     started = time.monotonic()
     before = package_names(shop.staging)
-    with builder.running(shop, fresh=fresh) as node:
-        emerge = partial(_emerge, node, shop, jobs=jobs, timeout_s=timeout_s, report=report)
+    with builder.running(shop, fresh=fresh) as node, Helped(helpers, node, report) as helped:
+        emerge = partial(_emerge, node, shop, helped, jobs=jobs, timeout_s=timeout_s, report=report)
         plan = builder.closure(node)
         if wanted := lacking(plan):
             report(f"{len(wanted)} packages to build: {', '.join(wanted)}")
@@ -112,6 +114,7 @@ def build(
             configuration=configuration_of(shop),
             finished=datetime.now(UTC),
             seconds=round(time.monotonic() - started, 1),
+            distributed=helped.distributed(),
         )
     _require_same_root(shop, before)
     save(shop.folder / "result.json", result)
@@ -163,6 +166,7 @@ def _complete(plan: list[Step]) -> tuple[str, ...]:
 def _emerge(
     node: Node,
     shop: Workshop,
+    helped: Helped,
     wanted: list[str],
     *,
     jobs: int,
@@ -178,7 +182,7 @@ def _emerge(
             if text := progress_line(line):
                 report(text)
 
-        argv = build_argv(wanted, jobs=jobs, anew=anew)
+        argv = helped.argv(build_argv(wanted, jobs=jobs, anew=anew))
         try:
             done = node.run(argv, timeout_s=timeout_s, check=False, on_line=show)
         except CommandError as error:

@@ -10,9 +10,10 @@
         index/Packages       everything in the pool, as a binhost for this builder
         result.json          the last build that was good
 
-The node has a network of its own with nothing in it: sources come from the mirror's folder. What is
-built is decided by one question: which packages of @blade, from nothing, have no binary yet? emerge
-answers it (`binhost.emerge.closure_argv`), before and after.
+The node has a network of its own with nothing in it but, in a build with helpers, a way to each
+one's distccd: sources come from the mirror's folder. What is built is decided by one question:
+which packages of @blade, from nothing, have no binary yet? emerge answers it
+(`binhost.emerge.closure_argv`), before and after.
 """
 
 from __future__ import annotations
@@ -267,6 +268,11 @@ def read_header(node: Node) -> dict[str, str]:
     more = [*expand, *header.get("USE_EXPAND_UNPREFIXED", "").split()]
     more += [f"USE_EXPAND_VALUES_{name}" for name in expand]
     return header | _variables(node, tuple(dict.fromkeys(more)))
+
+
+def flags_of(node: Node) -> dict[str, str]:
+    """The compilers' flags that packages are built with in this builder: the class's, expanded."""
+    return _variables(node, ("CFLAGS", "CXXFLAGS"))
 
 
 def _variables(node: Node, names: tuple[str, ...]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from ClusterShell.NodeSet import NodeSet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headnode.errors import PublishError
@@ -25,11 +26,68 @@ class Configuration(Record):
     links: dict[str, str]
 
 
+class Distributed(Record):
+    """How the compiling of a build was spread over helpers.
+
+    `jobs` are the objects that each helper made, `failures` the jobs that each took and did not
+    finish; `left_out` are helpers that were not used, with the reason. `local` objects were made by
+    the headnode without asking a helper, `fallbacks` after helpers had failed; `faulty` sources no
+    compiler takes. `mode` is `plain` or `pump`, and `pump` why that was asked for and not used;
+    `unpumped` objects were preprocessed by the headnode all the same.
+    """
+
+    jobs: dict[str, int]
+    failures: dict[str, int]
+    left_out: dict[str, str]
+    local: int
+    fallbacks: int
+    faulty: int
+    mode: str
+    pump: str = ""
+    unpumped: int = 0
+    make_options: str = ""
+
+    @property
+    def sent(self) -> int:
+        """Objects that helpers made."""
+        return sum(self.jobs.values())
+
+    def summary(self) -> str:
+        """Who compiled how much, in one line."""
+        if not self.jobs:
+            return "No helper: the headnode compiled alone."
+        each = ", ".join(f"{name} {count}" for name, count in self.jobs.items())
+        return (
+            f"Compiled by helpers: {self.sent} ({each}); by the headnode: {self.local}, and "
+            f"{self.fallbacks} that a helper had failed."
+        )
+
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever started the build must not miss."""
+        found = []
+        if self.pump:
+            found.append(f"pump mode does not work and was not used: {self.pump}.")
+        if self.unpumped:
+            found.append(
+                f"pump mode: the headnode preprocessed {self.unpumped} of {self.sent} all the same."
+            )
+        if not self.jobs and self.left_out:
+            found.append("no helper could be used, the headnode compiled alone.")
+        if self.jobs and not self.sent and self.local + self.fallbacks:
+            found.append(
+                f"{NodeSet.fromlist(list(self.jobs))} could have helped, and not one of "
+                f"{self.local + self.fallbacks} compile jobs came back from there: look into the "
+                "build's logs/distcc/log."
+            )
+        return tuple(found)
+
+
 class BuildResult(Record):
     """A finished build: everything that a generation can be made of.
 
     `packages` are pool names (`cat/pn/pf-id.gpkg.tar`) of the whole closure of @blade, whether
     built just now or before; `built` those of this run. `snapshots` is the id of the snapshot set.
+    `distributed` is there where something was built and helpers are configured.
     """
 
     class_name: str
@@ -41,6 +99,7 @@ class BuildResult(Record):
     configuration: Configuration
     finished: datetime
     seconds: float
+    distributed: Distributed | None = None
 
 
 class GateReport(Record):

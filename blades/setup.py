@@ -3,6 +3,7 @@
 ::
 
     /etc/portage/…                 config.portage
+    /etc/systemd/…, /etc/conf.d/…  config.distccd, where the blade helps to compile
     /etc/headnode/keys.asc         the public keys that packages are checked against
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from blades.boot import TREE_PATH, boot_files
 from blades.inventory import Blade
+from config.distccd import distccd_files
 from config.model import Cluster
 from config.portage import Rendered, blade_files, http_url, is_program, rsync_url
 
@@ -53,10 +55,12 @@ def setup_files(
         "signed": keyring is not None,
     }
     portage = blade_files(cluster, blade.name, atoms, keyring)
+    helping = distccd_files(cluster, blade.name)
     files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
     boot = boot_files()
     return Rendered(
-        files={**portage.files, **files, **boot.files}, links={**portage.links, **boot.links}
+        files={**portage.files, **helping.files, **files, **boot.files},
+        links={**portage.links, **helping.links, **boot.links},
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -107,6 +108,24 @@ def _check_host(text: str) -> str:
     return text
 
 
+def _check_network(text: str) -> str:
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no network, as in 10.0.1.0/24: {error}") from error
+    if network.prefixlen == 0:
+        raise ValueError(
+            f"{text!r} is everybody: whoever reaches distccd runs programs on the machine"
+        )
+    return text
+
+
+def _check_user(text: str) -> str:
+    if text in ("root", "0") or not re.fullmatch(r"[a-z_][a-z0-9_-]*", text):
+        raise ValueError(f"{text!r} is no user other than root that distccd could run as")
+    return text
+
+
 def _check_rsync(text: str) -> str:
     if not re.fullmatch(r"rsync://[^/\s]+/[^/\s]\S*", text):
         raise ValueError(f"{text!r} is not rsync://host/module")
@@ -155,6 +174,8 @@ Upstream = Annotated[
     AfterValidator(_check_upstream),
     Kind("rsync:// or git+https:// address", "rsync:// or git+https:// addresses"),
 ]
+Network = Annotated[str, AfterValidator(_check_network), Kind("network", "networks")]
+User = Annotated[str, AfterValidator(_check_user), Kind("user", "users")]
 Web = Annotated[str, AfterValidator(_check_web), Kind("web address", "web addresses")]
 Variable = Annotated[str, AfterValidator(_check_variable), Kind("variable", "variables")]
 Value = Annotated[str, AfterValidator(_check_value)]

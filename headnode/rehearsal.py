@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,11 +109,13 @@ def up(
     life: Life = Life.WITH_STARTER,
     cache: Path | None = None,
     tree: TreeKind = TreeKind.PROFILES,
+    more: Mapping[str, Any] | None = None,
     report: Report = lambda line: None,
 ) -> Rehearsal:
     """Put up a lab of `count` blades with its upstream and its configuration.
 
-    `cache` keeps the tarballs of real software between labs; `tree` is how blades have the trees.
+    `cache` keeps the tarballs of real software between labs; `tree` is how blades have the trees;
+    `more` are tables of cluster.toml, beside `values` or in place of them.
 
     Raises:
         NodeError, EnvironmentLacksError: it does not come up; what did is down again.
@@ -124,7 +126,7 @@ def up(
     for name in assembled.stand_ins:
         report(f"{name}: its own sources cannot be had here, a small stand-in takes its place")
     config = folder / "cluster.toml"
-    write_atomic(config, template.render(values(folder, count, tree)))
+    write_atomic(config, template.render({**values(folder, count, tree), **(more or {})}))
     site = Site(cluster=load(config))
     if site.signs and not site.keys.trusted():
         site.keys.make("headnode lab")

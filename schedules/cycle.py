@@ -23,6 +23,7 @@ from mirror import distfiles, sets, tree
 from mirror.guard import Waiver
 from mirror.wanted import Package, plan
 from schedules import distfiles as site_distfiles
+from schedules.helpers import helpers_of
 from schedules.observer import Observer
 from schedules.site import Site
 from schedules.trees import prune_trees, sync_trees
@@ -175,5 +176,6 @@ def build_once(
             jobs=site.jobs,
             timeout_s=site.cluster.build.timeout_s,
             fresh=fresh,
+            helpers=helpers_of(site, class_name),
             report=watch.say,
         )

@@ -7,12 +7,14 @@ are made from this module.
 
 from __future__ import annotations
 
+from typing import Self
+
 from ClusterShell.NodeSet import NodeSet
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from config.model.base import Section
 from config.model.build import Build, Class, TreeKind
-from config.model.fleet import Distcc, Rollout, TransportKind
+from config.model.fleet import Distcc, DistccMode, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
@@ -24,6 +26,7 @@ __all__ = [
     "Class",
     "Cluster",
     "Distcc",
+    "DistccMode",
     "Distfiles",
     "Gate",
     "Mirror",
@@ -71,6 +74,17 @@ class Cluster(Section):
                         text = f"{node} is in two classes, {other} and {name}"
                         raise misplaced(text, name, "rings", ring)
         return classes
+
+    @model_validator(mode="after")
+    def _helpers_are_blades(self) -> Self:
+        helpers = NodeSet(self.distcc.helpers or "")
+        rings = (ring for cls in self.classes.values() for ring in cls.rings.values())
+        for each in rings:
+            helpers -= NodeSet(each)
+        if helpers:
+            text = f"{helpers} is in no ring of any class, so nothing sets up distccd there"
+            raise misplaced(text, "distcc", "helpers")
+        return self
 
     def place_of(self, blade: str) -> tuple[str, str] | None:
         """The class and the ring that `blade` is in, or None if it is in none."""

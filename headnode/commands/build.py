@@ -11,7 +11,7 @@ from headnode.commands.context import (
     json_option,
     warn_if_stale,
 )
-from headnode.console import Watcher, say, show_json
+from headnode.console import Watcher, say, show_json, warn
 from schedules.cycle import build_once
 
 
@@ -29,6 +29,8 @@ def build(settings: Settings, class_name: str | None, fresh: bool, as_json: bool
     with Watcher() as watch:
         result = build_once(site, chosen_class(site, class_name), fresh=fresh, watch=watch)
     warn_if_stale(site)
+    for warning in result.distributed.warnings() if result.distributed else ():
+        warn(warning)
     if as_json:
         show_json(result)
         return

@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,21 +64,23 @@ REAL = (
 )
 
 
-def fetch_tarballs(cache: Path, apt_sources: Path = APT_SOURCES) -> Path | None:
-    """Have the real tarballs in `cache/tarballs`; return that folder, or None if it has none.
+def fetch_tarballs(
+    cache: Path, apt_sources: Path = APT_SOURCES, wanted: Sequence[Tarball] = REAL
+) -> Path | None:
+    """Have the `wanted` tarballs in `cache/tarballs`; return that folder, or None if it has none.
 
     What is there and right is not fetched again. Why one cannot be had is logged, and is no error:
     the upstream then has its stand-in (module `mirror.upstream.assemble`).
     """
     folder = cache.resolve() / "tarballs"
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [tarball for tarball in REAL if not is_real(folder, tarball)]
+    missing = [tarball for tarball in wanted if not is_real(folder, tarball)]
     if missing:
         try:
             _fetch(missing, folder, cache.resolve() / "apt", apt_sources)
         except (HeadnodeError, OSError) as error:
             log.warning("no source packages from Debian: %s", error)
-    return folder if any(is_real(folder, tarball) for tarball in REAL) else None
+    return folder if any(is_real(folder, tarball) for tarball in wanted) else None
 
 
 def is_real(folder: Path, tarball: Tarball) -> bool:

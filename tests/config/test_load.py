@@ -66,8 +66,8 @@ def test_an_unknown_key_of_another_table_is_sent_there(refused: Refused) -> None
 def test_an_unknown_key_that_is_near_none_is_refused_with_those_that_are_known(
     refused: Refused,
 ) -> None:
-    assert refused("[distcc]\nzzz = 1\n") == (
-        "cluster.toml:2: distcc.zzz: unknown key. Known here: helpers, slots."
+    assert refused("[build]\nzzz = 1\n") == (
+        "cluster.toml:2: build.zzz: unknown key. Known here: jobs, root, timeout_s."
     )
 
 

@@ -80,6 +80,7 @@ def test_the_file_begins_with_what_a_newcomer_edits_first() -> None:
 
 def test_an_example_that_is_commented_out_loads_when_it_is_taken(tmp_path: Path) -> None:
     text = render().replace("# helpers =", "helpers =").replace("# world =", "world =")
+    text = text.replace("networks = []", 'networks = ["10.0.1.0/24"]')
     cluster = loaded(text, tmp_path)
     assert cluster.distcc.helpers == "blade[01-58]"
     assert cluster.classes["blade"].world == tmp_path / "blade.world"
@@ -97,7 +98,7 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, value: str) -> None:
         {"serve": {"host": "10.1.0.1", "http_port": 80}},
         {"state": {"path": "/srv/head node"}, "build": {"root": "/srv/stage3", "jobs": 2}},
         {"rollout": {"timeout_s": 0.5, "transport": "exec", "exec_command": "lab exec %h"}},
-        {"distcc": {"helpers": "blade[01-04]"}},
+        {"distcc": {"helpers": "blade[01-04]", "networks": ["10.0.1.0/24"]}},
         {"classes": {"blade": {"rings": {"canary": "n1", "a.b": "n[2-3]"}}}},
         {
             "classes": {

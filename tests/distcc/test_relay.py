@@ -1,0 +1,122 @@
+"""The builder's way to its helpers, with a real node and real sockets."""
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distcc.relay import addresses, hosts_text, relayed
+from headnode.node import Node, NodeSpec, start
+
+pytestmark = pytest.mark.lab
+
+LARGE = 3_000_000
+# A client within the node: what it says and hears goes over the helper's name.
+ASK = """
+import socket, sys
+name, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+try:
+    with socket.create_connection((name, port), 10) as there:
+        there.settimeout(20)
+        there.sendall(b"x" * size)
+        heard = 0
+        while chunk := there.recv(65536):
+            heard += len(chunk)
+    print("heard", heard)
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    store = tmp_path_factory.mktemp("node")
+    up = start(NodeSpec(name="builder", store=store, lower=Path("/"), throwaway=True))
+    yield up
+    up.stop()
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A server of this machine that says back what it hears; its port, on 127.0.0.1."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer(client: socket.socket) -> None:
+        with client:
+            left = LARGE
+            while left and (chunk := client.recv(65536)):
+                client.sendall(chunk)
+                left -= len(chunk)
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield server.getsockname()[1]
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+
+
+def ask(node: Node, name: str, port: int, size: int) -> str:
+    argv = ["/usr/bin/python3", "-c", ASK, name, str(port), str(size)]
+    return node.run(argv, timeout_s=60).output.strip()
+
+
+def test_each_helper_has_an_address_of_the_loopback() -> None:
+    known = addresses(["blade01", "blade02"])
+    assert hosts_text(known) == ("127.0.0.1 localhost\n127.64.0.1 blade01\n127.64.0.2 blade02\n")
+
+
+def test_what_is_said_to_a_helper_reaches_it_whole_and_so_does_the_answer(
+    node: Node, echo: int
+) -> None:
+    with relayed(node, ["127.0.0.1"], echo) as relay:
+        assert ask(node, "127.64.0.1", echo, LARGE) == f"heard {LARGE}"
+        assert relay.troubles == {}
+
+
+def test_a_helper_that_is_down_is_a_reset_connection_and_the_reason_is_kept(node: Node) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with relayed(node, ["127.0.0.1", "no.such.helper.invalid"], port) as relay:
+        assert ask(node, "127.64.0.1", port, 9) == "ConnectionResetError"
+        assert ask(node, "127.64.0.2", port, 9) == "ConnectionResetError"
+        assert relay.troubles == {
+            "127.0.0.1": "connection refused",
+            "no.such.helper.invalid": "its name is not known",
+        }
+
+
+def test_the_builder_reaches_nothing_but_the_helpers_port(node: Node, echo: int) -> None:
+    with relayed(node, ["127.0.0.1"], echo):
+        assert ask(node, "127.64.0.1", echo + 1, 9) == "ConnectionRefusedError"
+        assert ask(node, "10.1.2.3", echo, 9) == "OSError"  # no route
+        links = node.run(["ip", "-o", "link"], timeout_s=10).output.splitlines()
+        assert [line.split(": ")[1] for line in links] == ["lo"]
+
+
+def test_after_the_block_the_way_is_closed_and_connections_are_cut(node: Node, echo: int) -> None:
+    with relayed(node, ["127.0.0.1"], echo):
+        script = f"exec 3<>/dev/tcp/127.64.0.1/{echo}; echo open; cat <&3; echo cut"
+        waiting = subprocess.Popen(
+            node.argv(["bash", "-c", script]), stdout=subprocess.PIPE, text=True
+        )
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "open\n"
+    assert "cut" in waiting.communicate(timeout=30)[0]
+    assert ask(node, "127.64.0.1", echo, 9) == "ConnectionRefusedError"
+
+
+def test_this_process_stays_in_its_own_network(node: Node, echo: int) -> None:
+    before = Path("/proc/self/ns/net").readlink()
+    with relayed(node, ["127.0.0.1"], echo):
+        assert Path("/proc/self/ns/net").readlink() == before
+        assert {link.readlink() for link in Path("/proc/self/task").glob("*/ns/net")} == {before}
