@@ -7,6 +7,7 @@
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
     /usr/local/sbin/headnode-pull  starts the pull, which is:
+    /usr/local/sbin/headnode-kernel  says which kernel runs and which is due
     /usr/local/lib/headnode/blades/…   modules of this package, as they are
 """
 
@@ -23,16 +24,17 @@ from config.model import Cluster
 from config.portage import Rendered, blade_files, http_url, is_program
 
 PULL_PATH = "/usr/local/sbin/headnode-pull"
+KERNEL_PATH = "/usr/local/sbin/headnode-kernel"
 PULL_SETTINGS = "/etc/headnode/pull.json"
 LIBRARY = "/usr/local/lib/headnode"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "order", "pull")
+MODULES = ("__init__", "grub", "kernel", "order", "pull")
 # -I: neither the folder that it is started in nor root's own packages come into it.
 LAUNCHER = f"""#!/bin/sh
-# Brings this blade to what its ring has. Written by headnode.
+# {{about}} Written by headnode.
 exec python3 -I -c 'import sys
 sys.path.insert(0, "{LIBRARY}")
-from blades.pull import main
+from blades.{{module}} import main
 sys.exit(main())' "$@"
 """
 
@@ -47,6 +49,9 @@ def setup_files(
         "ring": blade.ring,
         "blade": blade.name,
         "signed": keyring is not None,
+        "kernel": cluster.classes[blade.class_name].kernel,
+        "keep": cluster.kernel.keep,
+        "loader": cluster.kernel.loader.value,
     }
     portage = blade_files(cluster, blade.name, atoms, keyring)
     files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
@@ -54,10 +59,12 @@ def setup_files(
 
 
 def program_files() -> dict[str, str]:
-    """The pull, as files of a blade."""
+    """The programs of a blade, as files of it."""
     here = Path(__file__).parent
     modules = {f"{LIBRARY}/blades/{name}.py": (here / f"{name}.py").read_text() for name in MODULES}
-    return {PULL_PATH: LAUNCHER, **modules}
+    pull = LAUNCHER.format(about="Brings this blade to what its ring has.", module="pull")
+    kernel = LAUNCHER.format(about="Which kernel runs, and which is due.", module="kernel")
+    return {PULL_PATH: pull, KERNEL_PATH: kernel, **modules}
 
 
 def to_tar(rendered: Rendered) -> bytes:

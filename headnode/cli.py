@@ -20,6 +20,7 @@ from headnode.commands import (
     distcc,
     generations,
     init,
+    kernel,
     keys,
     lab,
     mirror,
@@ -61,7 +62,7 @@ for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, keys.keys),
     *(serve.serve, lab.lab),
-    binhost.binhost,
+    *(binhost.binhost, kernel.kernel),
 ):
     cli.add_command(command)
 

@@ -92,6 +92,7 @@ def values(folder: Path, count: int) -> dict[str, Any]:
             "distfiles": {"upstreams": [f"http://{UPSTREAM}:{HTTP_PORT}"]},
         },
         "classes": {"blade": {"packages": PACKAGES, "profile": PROFILE, "rings": rings(count)}},
+        "kernel": {"flavours": str(folder / "flavours")},
         "rollout": {
             "transport": "exec",
             "exec_command": f"{shlex.quote(str(folder / 'enter'))} %h",

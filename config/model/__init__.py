@@ -14,6 +14,7 @@ from config.model.base import Section
 from config.model.build import Build, Class
 from config.model.fleet import Distcc, Rollout, TransportKind
 from config.model.headnode import Serve, State
+from config.model.kernel import Kernel, Loader, Openmosix
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
 from config.values import Name, misplaced
@@ -26,7 +27,10 @@ __all__ = [
     "Distcc",
     "Distfiles",
     "Gate",
+    "Kernel",
+    "Loader",
     "Mirror",
+    "Openmosix",
     "Publish",
     "Repo",
     "Rollout",
@@ -55,6 +59,8 @@ class Cluster(Section):
     binhost: Binhost = Binhost()
     publish: Publish = Publish()
     distcc: Distcc = Distcc()
+    kernel: Kernel = Kernel()
+    openmosix: Openmosix = Openmosix()
     rollout: Rollout = Rollout()
 
     @field_validator("classes")

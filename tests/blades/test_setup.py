@@ -45,6 +45,9 @@ def test_a_blade_is_told_where_its_headnode_is_and_what_it_is_itself(rendered: R
         "ring": "fleet",
         "blade": "blade03",
         "signed": True,
+        "kernel": "",
+        "keep": 3,
+        "loader": "grub",
     }
 
 
@@ -71,8 +74,11 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/etc/portage/repos.conf/gentoo.conf",
         "/etc/portage/sets/blade",
         "/usr/local/lib/headnode/blades/__init__.py",
+        "/usr/local/lib/headnode/blades/grub.py",
+        "/usr/local/lib/headnode/blades/kernel.py",
         "/usr/local/lib/headnode/blades/order.py",
         "/usr/local/lib/headnode/blades/pull.py",
+        "/usr/local/sbin/headnode-kernel",
         "/usr/local/sbin/headnode-pull",
         "/usr/local/sbin/headnode-trust",
     ]
@@ -90,7 +96,7 @@ def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -
     assert unpacked == tree(tmp_path / "written")
     assert {f"/{name}" for name in unpacked} == {*rendered.files, *rendered.links}
     modes = {name: mode for name, (kind, mode, _) in unpacked.items() if kind == "file"}
-    for name in ("headnode-pull", "headnode-trust"):
+    for name in ("headnode-kernel", "headnode-pull", "headnode-trust"):
         assert modes.pop(f"usr/local/sbin/{name}") == 0o755
     assert set(modes.values()) == {0o644}
 
