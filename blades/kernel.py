@@ -98,9 +98,7 @@ def running() -> str:
 def require_boot() -> None:
     """Check that /boot is there, and mounted where it is a file system of its own."""
     lines = FSTAB.read_text().splitlines() if FSTAB.exists() else []
-    listed = any(
-        words[1:2] == [str(grub.BOOT)] for words in map(str.split, lines) if words[0][0] != "#"
-    )
+    listed = any(line.split()[1:2] == [str(grub.BOOT)] for line in lines if line[:1] != "#")
     if listed and not grub.BOOT.is_mount():
         raise KernelError(f"{grub.BOOT} is not mounted")
     if not grub.BOOT.is_dir():
