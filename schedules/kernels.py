@@ -144,7 +144,7 @@ def _require_booted(site: Site, class_name: str, name: str) -> None:
 
 def _sync_overlay(site: Site, now: datetime) -> None:
     """Make what was rendered the newest snapshot of the overlay."""
-    if render_overlay(site) is not None:
+    if render_overlay(site, now=now) is not None:
         repo = site.cluster.mirror.repos[OVERLAY]
         tree.sync_repo(site.state, OVERLAY, repo, now=now, root=site.cluster.build.root)
 

@@ -49,7 +49,7 @@ def sync_trees(
         MirrorError: naming each repository that failed; its old tree is still served.
         BusyError: another sync is running.
     """
-    render_overlay(site)
+    render_overlay(site, now=now)
     stamps: dict[str, str] = {}
     changed, skipped, failed = [], [], []
     for name, repo in site.cluster.mirror.repos.items():

@@ -153,6 +153,15 @@ def test_a_module_of_another_kernel_is_refused_by_name(tmp_path: Path) -> None:
     )
 
 
+def test_a_module_of_linux_2_4_is_known_by_its_kernel_version(tmp_path: Path) -> None:
+    (tmp_path / "om.o").write_bytes(b"\x7fELF\0kernel_version=2.4.32-om-r1\0author=x\0")
+    assert eclass("headnode-kernel_check_modules . 2.4.32-om-r1", tmp_path).stderr == ""
+    done = eclass("headnode-kernel_check_modules . 2.4.32-om-r2", tmp_path)
+    assert done.stderr == (
+        "died: Modules of another kernel than 2.4.32-om-r2: om.o (2.4.32-om-r1)\n"
+    )
+
+
 def test_an_image_of_another_release_is_refused(tmp_path: Path) -> None:
     image = bytearray(4096)
     image[526:528] = (0x400).to_bytes(2, "little")

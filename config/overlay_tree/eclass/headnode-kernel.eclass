@@ -156,13 +156,18 @@ headnode-kernel_check_image() {
 
 # @FUNCTION: headnode-kernel_check_modules
 # @USAGE: <folder> <release>
-# @DESCRIPTION: Dies where a module below the folder was made for another kernel.
+# @DESCRIPTION: Dies where a module below the folder was made for another kernel. Modules of Linux
+# 2.4 are called .o, which no modinfo of today reads, and have a kernel_version and no vermagic.
 headnode-kernel_check_modules() {
 	local module found wrong=()
 	while IFS= read -r -d '' module; do
-		found=$(modinfo -F vermagic "${module}") || die "modinfo cannot read ${module}"
+		if [[ ${module} == *.o ]]; then
+			found=$(tr '\0' '\n' < "${module}" | sed -n 's/^kernel_version=//p;T;q')
+		else
+			found=$(modinfo -F vermagic "${module}") || die "modinfo cannot read ${module}"
+		fi
 		[[ ${found%% *} == "$2" ]] || wrong+=( "${module##*/} (${found%% *})" )
-	done < <(find "$1" -type f -name '*.ko*' -print0)
+	done < <(find "$1" -type f '(' -name '*.ko*' -o -name '*.o' ')' -print0)
 	[[ ${#wrong[@]} -eq 0 ]] || die "Modules of another kernel than $2: ${wrong[*]}"
 }
 
@@ -193,10 +198,13 @@ headnode-kernel_src_install() {
 		headnode-kernel_make -j1 modules_install INSTALL_MOD_PATH="${ED}"
 		rm -f "${folder}"/{build,source} || die
 		if [[ ${KERNEL_MODULES} != all ]]; then
+			headnode-kernel_is_old && die "Linux 2.4 has its modules all or none"
 			headnode-kernel_keep_modules "${folder}" ${KERNEL_MODULES}
 		fi
 		headnode-kernel_check_modules "${ED}/lib/modules" "${KERNEL_RELEASE}"
-		depmod -b "${ED}" -F System.map "${KERNEL_RELEASE}" || die "depmod failed"
+		# A depmod of today does not see those of 2.4: the blade's own runs when it boots.
+		headnode-kernel_is_old ||
+			depmod -b "${ED}" -F System.map "${KERNEL_RELEASE}" || die "depmod failed"
 	fi
 	cp "${image}" "${folder}/vmlinuz" || die
 	cp System.map "${folder}/System.map" || die
