@@ -119,7 +119,7 @@ def entry_of(menu: str, release: str) -> str | None:
     """The identifier of the plain (not recovery) entry of a kernel in grub.cfg. Pure.
 
     grub-mkconfig gives the newest kernel a short entry and each a full one in a submenu, whose
-    identifiers are joined by '>'. Source: GRUB 2.06, /etc/grub.d/10_linux; manual, "default".
+    identifiers are joined by '>'; with GRUB_DISABLE_SUBMENU there is none.
     """
     within = ""
     for line in menu.splitlines():
@@ -129,6 +129,6 @@ def entry_of(menu: str, release: str) -> str | None:
             kind, name = match.groups()
             if kind == "submenu":
                 within = f"{name}>"
-            elif within and name.startswith(f"gnulinux-{release}-advanced"):
+            elif name.startswith(f"gnulinux-{release}-advanced"):
                 return within + name
     return None

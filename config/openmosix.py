@@ -4,7 +4,7 @@ A line is a node's number, its address, and how many nodes follow each other fro
 between; the same file on every node, and no comments. A node number is part of each process's
 identity when it migrates, so numbers follow the order in cluster.toml and the node sets' own.
 
-Source: openmosix.map(5) and setpe(1) of openMosix 0.3.6; the openMosix HOWTO, "Configuration".
+Source: the openMosix HOWTO; the map of Gentoo's sys-cluster/openmosix-user-0.3.6.
 """
 
 from __future__ import annotations

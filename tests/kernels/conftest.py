@@ -76,13 +76,13 @@ def trimmed(source: Path, target: Path) -> Path:
 INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 echo "release: $(/bin/busybox uname -r)"
-/bin/busybox poweroff -f
+/bin/busybox reboot -f
 """
 BOOT_S = 900.0
 
 
 def initramfs(folder: Path) -> Path:
-    """An initramfs that says which kernel runs, and switches off."""
+    """An initramfs that says which kernel runs, and reboots, which ends QEMU."""
     root = folder / "initramfs"
     for name in ("bin", "dev", "proc"):
         (root / name).mkdir(parents=True)

@@ -4,12 +4,14 @@ The tests tell one story, in their order, in one lab. Most of it is told with a 
 Linux 2.4 that compiles in a second (tests/data/kernel), and the end with a real kernel.
 """
 
+import difflib
 import hashlib
 import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import pytest
 from blades.inventory import all_blades
 from blades.setup import setup_files, to_tar
 from config.load import atoms_of, load
+from config.model import Loader
 from headnode import rehearsal
 from headnode.rehearsal import Rehearsal
+from mirror.upstream import metadata
 from schedules.site import Site
 
 pytestmark = pytest.mark.lab
@@ -106,8 +110,10 @@ class Cluster:
         return report
 
     def set_up_blades(self) -> None:
-        """Give the blades what they are given once, as the configuration says now."""
-        site = Site(cluster=load(self.up.config))
+        """Give the blades what they are given once, but no loader: a lab blade has no disk."""
+        cluster = load(self.up.config)
+        kernel = cluster.kernel.model_copy(update={"loader": Loader.NONE})
+        site = Site(cluster=cluster.model_copy(update={"kernel": kernel}))
         for blade in all_blades(site.cluster):
             atoms = atoms_of(site.klass(blade.class_name))
             files = setup_files(site.cluster, blade, atoms, site.keyring())
@@ -121,7 +127,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterato
     with rehearsal.running(folder, len(BLADES), cache=tarballs) as up:
         text = up.config.read_text()
         for before, after in (
-            ('loader = "grub"', 'loader = "none"'),  # a lab blade's root is no disk
             ('packages = ["cluster-meta/blade"]', 'packages = ["sys-apps/nodekeys"]'),
             (
                 "[openmosix.addresses]",
@@ -324,6 +329,44 @@ def test_openmosix_s_map_is_a_package_of_the_overlay(cluster: Cluster) -> None:
     assert cluster.on("blade01", "cat /etc/openmosix.map") == "1\t10.77.0.3\t2"
 
 
+SOURCES = """\
+EAPI=8
+DESCRIPTION="Sources of the tests' kernel"
+HOMEPAGE="https://blades.example/"
+S="${WORKDIR}"
+LICENSE="GPL-2"
+SLOT="${PV}"
+KEYWORDS="amd64"
+src_install() {
+	insinto /usr/src
+	doins -r "${FILESDIR}/linux-2.4.99"
+}
+"""
+
+
+def test_the_source_may_be_a_package_of_the_tree(cluster: Cluster) -> None:
+    tree = cluster.up.upstream / "tree"
+    package = tree / "sys-kernel/old-sources"
+    shutil.copytree(DATA / "linux-old", package / "files/linux-2.4.99")
+    (package / "old-sources-2.4.99.ebuild").write_text(SOURCES)
+    with (tree / "profiles/categories").open("a") as file:
+        file.write("sys-kernel\n")
+    metadata.index(tree, cluster.up.upstream / "distfiles")
+    metadata.stamp(tree, time.time())
+    (cluster.flavours / "packaged.toml").write_text(
+        'make_args = ["ARCH=i386"]\nmodules = []\n[source]\npackage = "sys-kernel/old-sources"\n'
+        '[config]\nbase = "oldconfig"\nset = { MODULES = "y" }\n'
+    )
+    cluster.boots("packaged")
+    cluster.ask("mirror", "sync")
+    done = cluster.build("packaged")
+    assert done["revision"]["sources_atom"] == "=sys-kernel/old-sources-2.4.99"
+    assert done["build"]["built"] == ["sys-kernel/headnode-packaged-2.4.99-r1"]
+    assert cluster.build("packaged")["new"] is False
+    names = [Path(each).parts[1] for each in done["build"]["packages"]]
+    assert "old-sources" not in names, "no blade gets the sources"
+
+
 TINY = """\
 about = "As little as compiles"
 make_args = ["ARCH=i386"]
@@ -375,3 +418,63 @@ def test_a_real_kernel_goes_the_whole_way_and_its_module_fits_it(
     assert modules == "./kernel/lib/crc7.ko"
     magic = cluster.on("blade01", f"modinfo -k {release} -F vermagic crc7")
     assert magic.split()[0] == release
+
+
+# A PC with a serial line and an initramfs, and little else.
+SERIAL = """\
+CONFIG_64BIT=y
+CONFIG_MODULES=y
+CONFIG_CRC7=m
+CONFIG_PRINTK=y
+CONFIG_TTY=y
+CONFIG_SERIAL_8250=y
+CONFIG_SERIAL_8250_CONSOLE=y
+CONFIG_BLK_DEV_INITRD=y
+CONFIG_BINFMT_ELF=y
+CONFIG_BINFMT_SCRIPT=y
+CONFIG_PROC_FS=y
+"""
+MAIN = "init/main.c"
+BEFORE, AFTER = "Run %s as init process", "Run %s as patched init process"
+
+
+def patch_of(source: Path) -> str:
+    """A patch of the kernel's last words before init."""
+    with tarfile.open(source) as archive:
+        member = next(each for each in archive if each.name.endswith(f"/{MAIN}"))
+        file = archive.extractfile(member)
+        assert file is not None
+        text = file.read().decode()
+    assert BEFORE in text
+    lines = difflib.unified_diff(
+        text.splitlines(keepends=True),
+        text.replace(BEFORE, AFTER).splitlines(keepends=True),
+        f"a/{MAIN}",
+        f"b/{MAIN}",
+    )
+    return "".join(lines)
+
+
+@pytest.mark.slow
+def test_a_flavour_of_one_s_own_boots_from_a_blade_s_boot_with_its_patch(
+    cluster: Cluster, source: Path, boot: Callable[[Path], str]
+) -> None:
+    flavours = cluster.flavours
+    shutil.copy(source, flavours)
+    (flavours / "serial.config").write_text(SERIAL)
+    (flavours / "init.patch").write_text(patch_of(source))
+    (flavours / "serial.toml").write_text(
+        f'[source]\nfile = "{source.name}"\nsha256 = "{sha256(source)}"\n'
+        f'[[patches]]\nfile = "init.patch"\nsha256 = "{sha256(flavours / "init.patch")}"\n'
+        '[config]\nbase = "tinyconfig"\nfragments = ["serial.config"]\n'
+    )
+    cluster.boots("serial")
+    cluster.set_up_blades()
+    release = cluster.build("serial")["revision"]["release"]
+    cluster.ask("publish")
+    assert cluster.pull("blade01")["kernel"]["due"] == release
+    image = cluster.up.lab.node("blade01").store / f"upper/boot/vmlinuz-{release}"
+    console = boot(image).replace("\r\n", "\n")
+    assert f"Linux version {release} (headnode@headnode)" in console
+    assert f"release: {release}\n" in console
+    assert AFTER.replace("%s", "/init") in console
