@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from binhost.patches import UNPACK, explain_patch, patch_argv
 from config.flavour import Recipe, lost, merge, requested
 from config.load import read_text
 from headnode.errors import BuildError
@@ -27,7 +28,6 @@ WORK = PurePosixPath("/var/cache/headnode/kernel")  # the work folder, as the bu
 SOURCES = PurePosixPath("/usr/src")
 STEP_S = 1800.0
 PROBE = "-headnode-probe"
-UNPACK = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def _run(node: Node, argv: Iterable[str | PurePosixPath]) -> Completed:
 
 def _unpack(node: Node, recipe: Recipe, materials: Materials) -> None:
     if materials.archive is None:
-        argv = ["cp", "-a", str(SOURCES / materials.sources / "."), str(WORK / "linux")]
+        argv = ["cp", "-a", f"{SOURCES / materials.sources}/.", str(WORK / "linux")]
     else:
         argv = [
             *("tar", "--extract", "--no-same-owner", "--strip-components=1"),
@@ -170,14 +170,6 @@ def _unpack(node: Node, recipe: Recipe, materials: Materials) -> None:
         raise BuildError(f"{what} cannot be unpacked:\n{done.tail}")
 
 
-def patch_argv(patch: PurePosixPath) -> list[str]:
-    """The command line that applies a patch, as `eapply` does it (PMS, "eapply"). Pure."""
-    return [
-        *("patch", "-p1", "-f", "-g0", "--no-backup-if-mismatch"),
-        *("--directory", str(WORK / "linux"), "--input", str(patch)),
-    ]
-
-
 def _apply(node: Node, work: Path, recipe: Recipe, patch: Path) -> None:
     copy = work / patch.name
     copy.write_bytes(patch.read_bytes())
@@ -186,7 +178,7 @@ def _apply(node: Node, work: Path, recipe: Recipe, patch: Path) -> None:
         if done.code:
             raise BuildError(f"{patch.name} cannot be unpacked:\n{done.tail}")
         copy = copy.with_suffix("")
-    done = _run(node, patch_argv(WORK / copy.name))
+    done = _run(node, patch_argv(WORK / copy.name, WORK / "linux"))
     copy.unlink()
     if done.code:
         why = "\n".join(explain_patch(done.output + done.errors)) or done.tail
@@ -194,34 +186,6 @@ def _apply(node: Node, work: Path, recipe: Recipe, patch: Path) -> None:
             f"{patch.name} does not apply to the source of the flavour {recipe.name}:\n{why}",
             remedy="Correct the patch, or the order of the flavour's patches.",
         )
-
-
-FILE = re.compile(r"(?:patching|checking) file '?(?P<file>[^']+?)'?$")
-FAILED = re.compile(r"Hunk #(?P<hunk>\d+) FAILED at (?P<line>\d+)")
-LOST = re.compile(r"can't find file to patch at input line (?P<line>\d+)")
-NAMED = re.compile(r"\|(?:---|\+\+\+) (?P<file>\S+)")
-BROKEN = re.compile(r"patch: \*\*\*\* (?P<why>.+)")
-
-
-def explain_patch(said: str) -> list[str]:
-    """What patch(1) could not do, a line each: the file and the hunk, or the file it misses. Pure.
-
-    Source: GNU patch 2.7.
-    """
-    found, file, line = [], "", ""
-    for text in said.splitlines():
-        if match := FILE.match(text):
-            file = match["file"]
-        elif match := FAILED.match(text):
-            found.append(f"{file}: hunk {match['hunk']}, at line {match['line']}, does not fit")
-        elif match := LOST.match(text):
-            line = match["line"]
-        elif line and (match := NAMED.match(text)):
-            found.append(f"{match['file']}: there is no such file (line {line} of the patch)")
-            line = ""
-        elif match := BROKEN.match(text):
-            found.append(match["why"])
-    return found
 
 
 def make_argv(recipe: Recipe, *words: str) -> list[str]:

@@ -8,41 +8,29 @@ the present revision as it was.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from binhost import builder, kernels
 from binhost.builder import Workshop
-from binhost.kernels import Materials
+from binhost.kernels import Materials, Resolved
 from binhost.records import BuildResult
-from binhost.revisions import Kept, Shelf, dist_of, keep, revise
+from binhost.revisions import Kept, Shelf, keep, revise
 from config.flavour import Recipe, load_flavour, names
-from config.overlay import OVERLAY, Dist, Revision
+from config.overlay import OVERLAY, Revision
 from config.portage import BUILDER_MIRROR
 from headnode.errors import BuildError, ConfigError
-from headnode.files import digests, is_regular, locked
+from headnode.files import locked
 from headnode.node import Bind, Node
 from mirror import distfiles, tree
-from mirror.claims import claimed
-from mirror.disk import writing_to
 from mirror.layout import path_of
-from mirror.store import Store, put_in_place
 from mirror.wanted import Package, plan
 from schedules.cycle import build_once, newest_set
+from schedules.flavour_files import Found, Patches, gather
 from schedules.observer import Observer
 from schedules.overlay import render_overlay
 from schedules.site import Site
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patches:
-    """What a build changes of the patches that were added to a flavour."""
-
-    add: Sequence[Path] = ()
-    drop: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +52,6 @@ class Listed:
     classes: tuple[str, ...]
     revision: Revision | None
     added: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The recipe's files, checked: what lies with the ebuild and what is a distfile."""
-
-    archive: Path | None
-    patches: tuple[Path, ...]
-    local: Mapping[str, bytes]
-    dists: tuple[Dist, ...]
-    added: tuple[str, ...] = field(default=())
 
 
 def list_flavours(site: Site) -> list[Listed]:
@@ -107,7 +84,7 @@ def kernel_once(
     class_name: str,
     name: str,
     *,
-    patches: Patches = Patches(),
+    patches: Patches,
     now: datetime,
     watch: Observer,
 ) -> KernelBuilt:
@@ -158,131 +135,62 @@ def _revise(
     now: datetime,
     watch: Observer,
 ) -> tuple[Revision, bool]:
+    """The flavour's revision, kept, and whether it is a new one."""
     kept = shelf.kept()
-    found = _gather(site, recipe, shelf, kept, patches)
+    found = gather(site, recipe, shelf, kept, patches)
     if tree.current_snapshot(site.state, OVERLAY) is None:
         _sync_overlay(site, now)
-    shop = site.workshop(class_name, newest_set(site))
-    with locked(shop.folder / ".lock", "headnode kernel build"):
-        work = shop.folder / "kernel"
-        work.mkdir(parents=True, exist_ok=True)
-        bind = Bind(source=work, target=kernels.WORK, writable=True)
-        with builder.running(shop, binds=(bind,)) as node:
-            compiler = kernels.identify_compiler(node, recipe.flavour.compiler)
-            materials, atom = _materials(site, shop, node, recipe, found)
-            inputs = kernels.inputs_of(recipe, materials, compiler)
-            if kept.present and kept.inputs == inputs and kept.added == found.added:
-                return kept.present, False
-            watch.say(f"Patching and configuring the source of {recipe.name}")
-            resolved = kernels.resolve(node, work, recipe, materials, compiler)
+    worked = _work_out(site, class_name, recipe, kept, found, watch)
+    if worked is None and kept.present:
+        return kept.present, False
+    assert worked is not None  # noqa: S101 (nothing is unchanged that was never there)
     revision = revise(
         recipe,
         kept,
-        resolved,
+        worked.resolved,
         now=now,
         archive=recipe.flavour.source.file or "",
-        sources=materials.sources,
-        sources_atom=atom,
+        sources=worked.materials.sources,
+        sources_atom=worked.atom,
         patches=tuple(path.name for path in found.patches),
         dists=found.dists,
     )
-    files = {**found.local, revision.config_file: resolved.config.encode()}
+    files = {**found.local, revision.config_file: worked.resolved.config.encode()}
     added = {path.name: path.read_bytes() for path in found.patches if path.name in found.added}
-    shelf.put(keep(kept, revision, inputs, found.added), files, added)
+    shelf.put(keep(kept, revision, worked.inputs, found.added), files, added)
     return revision, kept.present is None or kept.present.key != revision.key
 
 
-def _gather(site: Site, recipe: Recipe, shelf: Shelf, kept: Kept, asked: Patches) -> Found:
-    """Find and check every file of a recipe, with the patches that were and are added."""
-    added = _added(recipe, shelf, kept, asked)
-    archive, dists = None, []
-    source = recipe.flavour.source
-    if source.file and source.sha256:
-        archive = _distfile(site, recipe, source.file, source.sha256)
-        dists.append(dist_of(archive, source.file))
-    patches, local = [], {}
-    for patch in recipe.flavour.patches:
-        path = _checked(site, recipe, patch.file, patch.sha256)
-        patches.append(path)
-        if path == recipe.beside(patch.file):
-            local[patch.file] = path.read_bytes()
-        else:
-            dists.append(dist_of(path, patch.file))
-    local |= {path.name: path.read_bytes() for path in added}
-    return Found(
-        archive=archive,
-        patches=(*patches, *added),
-        local=local,
-        dists=tuple(dists),
-        added=tuple(path.name for path in added),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked:
+    """What came of a flavour in the builder, and a digest of what it came from."""
+
+    resolved: Resolved
+    materials: Materials
+    atom: str
+    inputs: str
 
 
-def _added(recipe: Recipe, shelf: Shelf, kept: Kept, asked: Patches) -> list[Path]:
-    """The added patches, in order: those that are kept, and the new; a name replaces itself.
-
-    Raises:
-        ConfigError: one is not there or has a name that is taken, or there is none to drop.
-    """
-    found = {name: shelf.patch(name) for name in kept.added}
-    for name in asked.drop:
-        if name not in found:
-            known = ", ".join(found) or "none"
-            raise ConfigError(
-                f"No patch {name!r} was added to the flavour {recipe.name}.",
-                remedy=f"Added are: {known}. Its own are in {recipe.path}.",
-            )
-        del found[name]
-    own = {patch.file for patch in recipe.flavour.patches}
-    for path in asked.add:
-        if not path.is_file():
-            raise ConfigError("there is no such file.", path=path)
-        if path.name in own:
-            raise ConfigError(
-                f"The flavour {recipe.name} has a patch {path.name} of its own.",
-                remedy="Rename yours.",
-            )
-        found[path.name] = path
-    return list(found.values())
-
-
-def _checked(site: Site, recipe: Recipe, file: str, sha256: str) -> Path:
-    """The file that a flavour names, from beside it or from the mirror.
-
-    Raises:
-        ConfigError: it is in neither place, or another file.
-    """
-    beside, stored = recipe.beside(file), Store(site.state).place(file)
-    path = beside if beside.is_file() else stored
-    if not is_regular(path.resolve()):
-        raise ConfigError(
-            f"there is no {file}.",
-            path=recipe.path,
-            remedy=f"Put it into {recipe.folder}.",
-        )
-    found = digests(path, "sha256")["sha256"]
-    if found != sha256:
-        raise ConfigError(
-            f"{path} is not the file that this flavour names: its SHA-256 is {found}, and should "
-            f"be {sha256}.",
-            path=recipe.path,
-            remedy="Fetch it again, or correct the digest if the file is right.",
-        )
-    return path
-
-
-def _distfile(site: Site, recipe: Recipe, file: str, sha256: str) -> Path:
-    """The source among the mirror's distfiles, where the builder sees it; put there if need be."""
-    path, store = _checked(site, recipe, file, sha256), Store(site.state)
-    place = store.place(file)
-    if path != place:
-        with writing_to(store.folder):
-            store.prepare()
-            with claimed(store.claim(file)):
-                if not is_regular(place) or digests(place, "sha256")["sha256"] != sha256:
-                    shutil.copyfile(path, store.partials / file)
-                    put_in_place(store.partials / file, place)
-    return place
+def _work_out(
+    site: Site, class_name: str, recipe: Recipe, kept: Kept, found: Found, watch: Observer
+) -> Worked | None:
+    """Patch and configure a flavour in the class's builder; None where it is as it was."""
+    shop = site.workshop(class_name, newest_set(site))
+    work = shop.folder / "kernel"
+    work.mkdir(parents=True, exist_ok=True)
+    bind = Bind(source=work, target=kernels.WORK, writable=True)
+    with (
+        locked(shop.folder / ".lock", "headnode kernel build"),
+        builder.running(shop, binds=(bind,)) as node,
+    ):
+        compiler = kernels.identify_compiler(node, recipe.flavour.compiler)
+        materials, atom = _materials(site, shop, node, recipe, found)
+        inputs = kernels.inputs_of(recipe, materials, compiler)
+        if kept.present and (kept.inputs, kept.added) == (inputs, found.added):
+            return None
+        watch.say(f"Patching and configuring the source of {recipe.name}")
+        resolved = kernels.resolve(node, work, recipe, materials, compiler)
+    return Worked(resolved=resolved, materials=materials, atom=atom, inputs=inputs)
 
 
 def _materials(

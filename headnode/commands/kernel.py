@@ -15,7 +15,8 @@ from headnode.commands.context import (
     warn_if_stale,
 )
 from headnode.console import Watcher, say, show_json, table
-from schedules.kernels import Patches, kernel_once, list_flavours
+from schedules.flavour_files import Patches
+from schedules.kernels import kernel_once, list_flavours
 
 
 @click.group()

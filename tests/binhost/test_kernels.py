@@ -11,13 +11,12 @@ from binhost.kernels import (
     Materials,
     Resolved,
     contents_digest,
-    explain_patch,
     inputs_of,
     key_of,
     makefile_version,
-    patch_argv,
     sources_folder,
 )
+from binhost.patches import explain_patch, patch_argv
 from binhost.revisions import Kept, Shelf, keep, revise
 from config.flavour import Recipe, load_flavour
 from headnode.errors import BuildError
@@ -52,10 +51,7 @@ def applied(folder: Path, patch: str) -> list[str]:
     (folder / "linux/kernel").mkdir(parents=True)
     (folder / "linux/kernel/sys.c").write_text("".join(f"{n}\n" for n in range(1, 60)))
     (folder / "a.patch").write_text(patch)
-    argv = [
-        word.replace("/var/cache/headnode/kernel", str(folder))
-        for word in patch_argv(PurePosixPath("/var/cache/headnode/kernel/a.patch"))
-    ]
+    argv = patch_argv(PurePosixPath(folder / "a.patch"), PurePosixPath(folder / "linux"))
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode
     return explain_patch(done.stdout + done.stderr)

@@ -81,25 +81,75 @@ echo "release: $(/bin/busybox uname -r)"
 BOOT_S = 900.0
 
 
+# The same for a kernel of 32 bits that has next to nothing: uname, write and reboot, called as
+# linux/arch/x86/entry/syscalls/syscall_32.tbl numbers them.
+SMALL_INIT = """
+static int call(int number, long one, long two, long three)
+{
+    int result;
+    __asm__ volatile("int $0x80"
+        : "=a"(result) : "a"(number), "b"(one), "c"(two), "d"(three) : "memory");
+    return result;
+}
+
+static void say(const char *text)
+{
+    long length = 0;
+    while (text[length])
+        length++;
+    call(4, 1, (long)text, length);
+}
+
+void _start(void)
+{
+    static char names[6][65];
+    call(122, (long)names, 0, 0);
+    say("release: ");
+    say(names[2]);
+    say("\\n");
+    call(88, 0xfee1dead, 672274793, 0x1234567);
+    for (;;)
+        ;
+}
+"""
+
+
 def initramfs(folder: Path) -> Path:
-    """An initramfs that says which kernel runs, and reboots, which ends QEMU."""
+    """An initramfs whose shell says which kernel runs, and reboots, which ends QEMU."""
     root = folder / "initramfs"
-    for name in ("bin", "dev", "proc"):
+    for name in ("bin", "proc"):
         (root / name).mkdir(parents=True)
     run(["cp", "/bin/busybox", root / "bin/busybox"], timeout_s=60)
-    run(["mknod", root / "dev/console", "c", "5", "1"], timeout_s=60)
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
+    return packed(root)
+
+
+def small_initramfs(folder: Path) -> Path:
+    """The same without a shell, for 32 bits."""
+    root = folder / "initramfs"
+    root.mkdir()
+    (folder / "init.c").write_text(SMALL_INIT)
+    flags = ["-m32", "-O1", "-ffreestanding", "-fno-pic", "-fno-stack-protector"]
+    argv = ["gcc", *flags, "-static", "-nostdlib", "-o", root / "init", folder / "init.c"]
+    run(argv, timeout_s=60)
+    return packed(root)
+
+
+def packed(root: Path) -> Path:
+    """A folder as an initramfs, with a console."""
+    (root / "dev").mkdir()
+    run(["mknod", root / "dev/console", "c", "5", "1"], timeout_s=60)
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
-    packed = subprocess.run(
+    done = subprocess.run(
         ["cpio", "--create", "--format=newc", "--quiet"],
         input=names.encode(),
         cwd=root,
         check=True,
         capture_output=True,
     )
-    target = folder / "initramfs.img"
-    target.write_bytes(packed.stdout)
+    target = root.with_suffix(".img")
+    target.write_bytes(done.stdout)
     return target
 
 
@@ -138,4 +188,11 @@ def ready_made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def boot(tmp_path: Path) -> Callable[[Path], str]:
     """Boots an image in a machine, with an initramfs that says which kernel runs."""
     initrd = initramfs(tmp_path)
+    return lambda image: start_machine(image, initrd).output
+
+
+@pytest.fixture
+def small_machine(tmp_path: Path) -> Callable[[Path], str]:
+    """The same for a small kernel of 32 bits."""
+    initrd = small_initramfs(tmp_path)
     return lambda image: start_machine(image, initrd).output
