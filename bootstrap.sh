@@ -31,6 +31,16 @@ distcc:distcc:sys-devel/distcc
 nginx:nginx-light:www-servers/nginx
 git:git:dev-vcs/git
 logrotate:logrotate:app-admin/logrotate
+flex:flex:sys-devel/flex
+bison:bison:sys-devel/bison
+bc:bc:app-alternatives/bc
+cpio:cpio:app-alternatives/cpio
+perl:perl:dev-lang/perl
+modinfo:kmod:sys-apps/kmod
+grub-reboot:grub2-common:sys-boot/grub
+grub-script-check:grub-common:sys-boot/grub
+qemu-system-x86_64:qemu-system-x86:app-emulation/qemu
+busybox:busybox-static:sys-apps/busybox
 "
 
 say() { printf '%s\n' "$*" >&2; }
@@ -42,6 +52,8 @@ missing() { # field of NEEDED -> the packages for which the program is not there
 		printf '%s\n' "$line" | cut -d: -f"$1"
 	done
 	[ -e /usr/include/stdio.h ] || [ "$1" != 2 ] || echo libc6-dev
+	[ -e /usr/include/libelf.h ] || [ "$1" != 2 ] || echo libelf-dev
+	[ -e /usr/include/openssl/ssl.h ] || [ "$1" != 2 ] || echo libssl-dev
 	[ -n "$(find_python)" ] || [ "$1" != 2 ] || printf 'python3\npython3-venv\n'
 	[ -n "$(find_python)" ] || [ "$1" != 3 ] || echo dev-lang/python
 }

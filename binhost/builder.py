@@ -33,6 +33,7 @@ from binhost.emerge import (
     closure_argv,
     explain_no_plan,
     parse_plan,
+    plan_argv,
     sources_argv,
     unknown_atom,
 )
@@ -122,8 +123,9 @@ def check_root(shop: Workshop) -> None:
         )
 
 
-def _spec(shop: Workshop) -> NodeSpec:
+def _spec(shop: Workshop, more: tuple[Bind, ...]) -> NodeSpec:
     binds = [
+        *more,
         *environment_binds(root=shop.root),
         *(
             Bind(source=path, target=PurePosixPath(REPOS, name))
@@ -209,13 +211,15 @@ def _is_whole(pool: Pool, name: str, entry: str) -> bool:
 
 
 @contextmanager
-def running(shop: Workshop, *, fresh: bool = False) -> Iterator[Node]:
+def running(shop: Workshop, *, fresh: bool = False, binds: tuple[Bind, ...] = ()) -> Iterator[Node]:
     """The builder node for the block. `fresh` drops what earlier builds installed in it.
+
+    It sees `binds` beside what it always sees.
 
     Raises:
         NodeError, EnvironmentLacksError: it does not come up.
     """
-    spec = _spec(shop)
+    spec = _spec(shop, binds)
     _prepare(shop, spec, fresh=fresh)
     node = start(spec)
     try:
@@ -240,6 +244,15 @@ def sources(node: Node) -> list[Step]:
         BuildError: the set cannot be resolved, in emerge's words.
     """
     return _plan(node.run(sources_argv("@blade"), timeout_s=PLAN_TIMEOUT_S, check=False))
+
+
+def plan_of(node: Node, atom: str) -> list[Step]:
+    """What would be installed in the builder for `atom`, binaries first.
+
+    Raises:
+        BuildError: it cannot be resolved, in emerge's words.
+    """
+    return _plan(node.run(plan_argv(atom), timeout_s=PLAN_TIMEOUT_S, check=False))
 
 
 def _plan(done: Completed) -> list[Step]:

@@ -63,6 +63,15 @@ def sources_argv(set_name: str) -> list[str]:
     ]
 
 
+def plan_argv(atom: str) -> list[str]:
+    """Ask what installing `atom` in the builder takes, binaries first. Pure."""
+    return [
+        *("emerge", *QUIET, "--pretend", "--verbose", "--oneshot", "--update"),
+        *BINARIES,
+        atom,
+    ]
+
+
 def preserved_argv() -> list[str]:
     """Ask what links to libraries that are only kept for it. Pure."""
     return [

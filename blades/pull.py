@@ -39,6 +39,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from blades.grub import KernelError
+from blades.kernel import settle_into
 from blades.order import Order, OrderError, check_signature, check_terms, fetch_order, read_json
 
 SETTINGS = Path("/etc/headnode/pull.json")
@@ -346,13 +348,15 @@ def main() -> int:
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (pull_trees if sys.argv[1:] == ["--trees"] else pull)(settings, report)
+            if sys.argv[1:] != ["--trees"]:
+                settle_into(settings, report)
         code = 0
     except NotSetUpError as error:
         report["error"] = f"this blade is not set up: {error}"
         code = 2
     except BlockingIOError:
         report["error"] = "another pull is at work on this blade"
-    except (PullError, OrderError, OSError, ValueError, KeyError, TypeError) as error:
+    except (PullError, OrderError, KernelError, OSError, ValueError, KeyError, TypeError) as error:
         report["error"] = str(error) or repr(error)
     report["seconds"] = round(time.monotonic() - started, 2)
     print(json.dumps(report))

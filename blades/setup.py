@@ -8,8 +8,9 @@
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
     /usr/local/sbin/headnode-pull  starts the pull, which is:
-    /usr/local/sbin/headnode-tree  puts the trees in place; `blades.boot` has it started at boot
-    /usr/local/lib/headnode/blades/…   what both are: modules of this package, as they are
+    /usr/local/sbin/headnode-tree    puts the trees in place; `blades.boot` starts it at boot
+    /usr/local/sbin/headnode-kernel  says which kernel runs and which is due
+    /usr/local/lib/headnode/blades/…   what they are: modules of this package, as they are
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from config.model import Cluster
 from config.portage import Rendered, blade_files, http_url, is_program, rsync_url
 
 PULL_PATH = "/usr/local/sbin/headnode-pull"
+KERNEL_PATH = "/usr/local/sbin/headnode-kernel"
 PULL_SETTINGS = "/etc/headnode/pull.json"
 LIBRARY = "/usr/local/lib/headnode"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "image", "order", "pull", "tree")
+MODULES = ("__init__", "grub", "image", "kernel", "order", "pull", "tree")
 # -I: neither the folder that it is started in nor root's own packages come into it.
 LAUNCHER = f"""#!/bin/sh
 # {{what}} Written by headnode.
@@ -53,6 +55,9 @@ def setup_files(
         "ring": blade.ring,
         "blade": blade.name,
         "signed": keyring is not None,
+        "kernel": cluster.classes[blade.class_name].kernel,
+        "keep": cluster.kernel.keep,
+        "loader": cluster.kernel.loader.value,
     }
     portage = blade_files(cluster, blade.name, atoms, keyring)
     helping = distccd_files(cluster, blade.name)
@@ -65,12 +70,13 @@ def setup_files(
 
 
 def program_files() -> dict[str, str]:
-    """The pull and the trees' program, as files of a blade."""
+    """The programs of a blade, as files of it."""
     here = Path(__file__).parent
     modules = {f"{LIBRARY}/blades/{name}.py": (here / f"{name}.py").read_text() for name in MODULES}
     pull = LAUNCHER.format(what="Brings this blade to what its ring has.", module="pull")
     tree = LAUNCHER.format(what="Puts the trees of ebuilds in place.", module="tree")
-    return {PULL_PATH: pull, TREE_PATH: tree, **modules}
+    kernel = LAUNCHER.format(what="Which kernel runs, and which is due.", module="kernel")
+    return {PULL_PATH: pull, TREE_PATH: tree, KERNEL_PATH: kernel, **modules}
 
 
 def to_tar(rendered: Rendered) -> bytes:

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -19,8 +19,11 @@ from pydantic_core import ErrorDetails
 from config import options
 from config.locate import Loc, line_of, lines_of
 from config.model import Class, Cluster, Section
+from config.overlay import kernel_package, with_overlay
 from config.values import Atom
 from headnode.errors import ConfigError
+
+Model = TypeVar("Model", bound=Section)
 
 DEFAULT_PATHS = (Path("cluster.toml"), Path("/etc/headnode/cluster.toml"))
 
@@ -67,18 +70,29 @@ def find(explicit: Path | None, defaults: Iterable[Path] = DEFAULT_PATHS) -> Pat
 def load(path: Path) -> Cluster:
     """Read `path`; relative paths in it come out relative to its folder, so absolute.
 
+    With kernels, the overlay that headnode renders is among the repositories.
+
     Raises:
         ConfigError: it cannot be read, is not TOML, or an option is not as it must be.
     """
-    text = _read(path, if_absent="Run `headnode init` to write one.")
+    return with_overlay(read_as(path, Cluster, if_absent="Run `headnode init` to write one."))
+
+
+def read_as(path: Path, model: type[Model], *, if_absent: str = "") -> Model:
+    """Read a TOML file as `model`; its relative paths come out relative to the file's folder.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or a key is not as it must be.
+    """
+    text = read_text(path, if_absent=if_absent)
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise _report(path, [_syntax_problem(text, error)]) from error
     try:
-        return Cluster.model_validate(data, context={"folder": path.absolute().parent})
+        return model.model_validate(data, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        raise _report(path, _problems(error, lines_of(text))) from error
+        raise _report(path, _problems(error, lines_of(text), model)) from error
 
 
 def from_values(values: Mapping[str, Any]) -> Cluster:
@@ -88,13 +102,13 @@ def from_values(values: Mapping[str, Any]) -> Cluster:
         ConfigError: an option is not as it must be.
     """
     try:
-        return Cluster.model_validate(values)
+        return with_overlay(Cluster.model_validate(values))
     except ValidationError as error:
-        raise _report(None, _problems(error, {})) from error
+        raise _report(None, _problems(error, {}, Cluster)) from error
 
 
 def atoms_of(cls: Class) -> tuple[str, ...]:
-    """The set @blade of a class: its `packages`, then its world file's atoms, each once.
+    """The set @blade of a class: `packages`, the world file's atoms and its kernel, each once.
 
     In the file, `#` starts a comment and blank lines are skipped (portage(5), world).
 
@@ -104,13 +118,15 @@ def atoms_of(cls: Class) -> tuple[str, ...]:
     atoms = list(cls.packages)
     if cls.world is not None:
         atoms += _atoms_in(cls.world)
+    if cls.kernel:
+        atoms.append(kernel_package(cls.kernel))
     return tuple(dict.fromkeys(atoms))
 
 
 def _atoms_in(path: Path) -> list[str]:
     adapter: TypeAdapter[str] = TypeAdapter(Atom)
     atoms, problems = [], []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if atom := line.partition("#")[0].strip():
             try:
                 atoms.append(adapter.validate_python(atom))
@@ -133,7 +149,12 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _read(path: Path, *, if_absent: str = "") -> str:
+def read_text(path: Path, *, if_absent: str = "") -> str:
+    """The text of a file of configuration.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
@@ -168,9 +189,9 @@ def _syntax_problem(text: str, error: Exception) -> Problem:
     return Problem(line=line, what=f"not TOML: {message[:1].lower()}{message[1:]}{where}.")
 
 
-def _problems(error: ValidationError, lines: dict[Loc, int]) -> list[Problem]:
+def _problems(error: ValidationError, lines: dict[Loc, int], model: type[Section]) -> list[Problem]:
     found = error.errors(include_url=False)
-    return [_problem(each, lines) for each in found if not _follows(each, found)]
+    return [_problem(each, lines, model) for each in found if not _follows(each, found)]
 
 
 def _follows(detail: ErrorDetails, found: list[ErrorDetails]) -> bool:
@@ -181,13 +202,13 @@ def _follows(detail: ErrorDetails, found: list[ErrorDetails]) -> bool:
     )
 
 
-def _problem(detail: ErrorDetails, lines: dict[Loc, int]) -> Problem:
+def _problem(detail: ErrorDetails, lines: dict[Loc, int], model: type[Section]) -> Problem:
     loc = _loc(detail)
     line, name = line_of(lines, loc), _dotted(loc)
     if detail["type"] == "extra_forbidden":
-        return Problem(line=line, what=f"{name}: unknown key.", remedy=_known_keys(loc))
+        return Problem(line=line, what=f"{name}: unknown key.", remedy=_known_keys(loc, model))
     if detail["type"] == "missing":
-        field = _section(loc[:-1]).model_fields[str(loc[-1])]
+        field = _section(loc[:-1], model).model_fields[str(loc[-1])]
         return Problem(line=line, what=f"{name}: is missing.", remedy=f"{field.description}")
     return Problem(line=line, what=f"{name}: {_message(detail)}.")
 
@@ -232,18 +253,18 @@ def _dotted(loc: Loc) -> str:
     return name
 
 
-def _section(loc: Loc) -> type[Section]:
-    section = options.section_at(loc)
+def _section(loc: Loc, model: type[Section]) -> type[Section]:
+    section = options.section_at(loc, model)
     assert section is not None, f"the model has no table {loc}"  # noqa: S101 (pydantic said so)
     return section
 
 
-def _known_keys(loc: Loc) -> str:
+def _known_keys(loc: Loc, model: type[Section]) -> str:
     """The key that was probably meant, else the table that has it, else all keys of this table."""
-    known, key = list(_section(loc[:-1]).model_fields), str(loc[-1])
+    known, key = list(_section(loc[:-1], model).model_fields), str(loc[-1])
     if near := difflib.get_close_matches(key, known, n=1):
         return f"Did you mean `{near[0]}`?"
-    if elsewhere := [at for at, model in options.tables() if key in model.model_fields]:
-        names = [f"[{'.'.join(at)}]" for at in elsewhere]
+    if elsewhere := [at for at, table in options.tables(model) if key in table.model_fields]:
+        names = [f"[{'.'.join(at)}]" if at else "the top" for at in elsewhere]
         return f"It belongs in {' or '.join(names)}."
     return f"Known here: {', '.join(sorted(known))}."

@@ -68,16 +68,17 @@ def section_of(annotation: Any) -> type[Section] | None:
     """The section that a field's value is, or of which it is a table by name."""
     if get_origin(annotation) is dict:
         annotation = get_args(annotation)[1]
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
     is_section = isinstance(annotation, type) and issubclass(annotation, Section)
     return annotation if is_section else None
 
 
-def section_at(loc: tuple[str | int, ...]) -> type[Section] | None:
+def section_at(loc: tuple[str | int, ...], model: type[Section] = Cluster) -> type[Section] | None:
     """The section that describes the table at `loc` of a file, or None where there is none."""
-    model: type[Section] = Cluster
-    keys = iter(loc)
+    keys = iter(key for key in loc if not isinstance(key, int))
     for key in keys:
-        field = model.model_fields.get(str(key))
+        field = model.model_fields.get(key)
         section = section_of(field.annotation) if field else None
         if field is None or section is None:
             return None

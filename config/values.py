@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import AddressValueError, IPv4Address, ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +48,24 @@ def _check_name(text: str) -> str:
             "a name has letters, digits, '.', '_' and '-', and starts with a letter or digit"
         )
     return text
+
+
+def is_flavour(name: str) -> bool:
+    """Whether a flavour may have that name: it becomes part of a package's name (PMS, "Names")."""
+    return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None
+
+
+def _check_flavour(text: str) -> str:
+    if text and not is_flavour(text):
+        raise ValueError("a flavour's name has small letters, digits and '_', a letter first")
+    return text
+
+
+def _check_address(text: str) -> str:
+    try:
+        return str(IPv4Address(text))
+    except AddressValueError as error:
+        raise ValueError(f"{text!r} is not an IPv4 address") from error
 
 
 def _check_ring(text: str) -> str:
@@ -165,6 +183,8 @@ def _from_folder(path: Path, info: ValidationInfo) -> Path:
 
 Name = Annotated[str, AfterValidator(_check_name), Kind("name", "names")]
 Ring = Annotated[Name, AfterValidator(_check_ring)]
+FlavourName = Annotated[str, AfterValidator(_check_flavour), Kind("flavour", "flavours")]
+Address = Annotated[str, AfterValidator(_check_address), Kind("address", "addresses")]
 Nodes = Annotated[str, AfterValidator(_check_nodes), Kind("node set", "node sets")]
 Atom = Annotated[str, AfterValidator(_check_atom), Kind("package atom", "package atoms")]
 Line = Annotated[str, AfterValidator(_check_line), Kind("line", "lines")]

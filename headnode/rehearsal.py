@@ -94,6 +94,7 @@ def values(folder: Path, count: int, tree: TreeKind) -> dict[str, Any]:
             "distfiles": {"upstreams": [f"http://{UPSTREAM}:{HTTP_PORT}"]},
         },
         "classes": {"blade": blade},
+        "kernel": {"flavours": str(folder / "flavours")},
         "rollout": {
             "transport": "exec",
             "exec_command": f"{shlex.quote(str(folder / 'enter'))} %h",

@@ -36,7 +36,7 @@ from blades.inventory import Blade, all_blades
 from blades.setup import program_files, setup_files
 from blades.transport import Outcome
 from config import template
-from config.model import Cluster, State
+from config.model import Cluster, Loader, State
 from config.portage import ETC, Rendered, http_url
 from headnode.errors import CommandError, NodeError, PublishError
 from headnode.files import remove_tree, write_atomic
@@ -121,6 +121,8 @@ class Ground:
             update={
                 "state": State(path=self.state, reserve_mib=0),
                 "serve": real.serve.model_copy(update=here),
+                # Kernels come into its /boot, but it has no loader to switch.
+                "kernel": real.kernel.model_copy(update={"loader": Loader.NONE}),
             }
         )
 

@@ -15,6 +15,7 @@ from headnode.errors import BusyError, MirrorError
 from mirror import rsync_output, sets, status, tree
 from mirror.guard import Waiver
 from schedules.observer import Observer
+from schedules.overlay import render_overlay
 from schedules.site import Site
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def sync_trees(
         MirrorError: naming each repository that failed; its old tree is still served.
         BusyError: another sync is running.
     """
+    render_overlay(site, now=now)
     stamps: dict[str, str] = {}
     changed, skipped, failed = [], [], []
     for name, repo in site.cluster.mirror.repos.items():

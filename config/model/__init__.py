@@ -16,6 +16,7 @@ from config.model.base import Section
 from config.model.build import Build, Class, TreeKind
 from config.model.fleet import Distcc, DistccMode, Rollout, TransportKind
 from config.model.headnode import Serve, State
+from config.model.kernel import Kernel, Loader, Openmosix
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
 from config.values import Name, misplaced
@@ -29,7 +30,10 @@ __all__ = [
     "DistccMode",
     "Distfiles",
     "Gate",
+    "Kernel",
+    "Loader",
     "Mirror",
+    "Openmosix",
     "Publish",
     "Repo",
     "Rollout",
@@ -59,6 +63,8 @@ class Cluster(Section):
     binhost: Binhost = Binhost()
     publish: Publish = Publish()
     distcc: Distcc = Distcc()
+    kernel: Kernel = Kernel()
+    openmosix: Openmosix = Openmosix()
     rollout: Rollout = Rollout()
 
     @field_validator("classes")

@@ -13,6 +13,7 @@ from config.values import (
     Atom,
     Count,
     Flags,
+    FlavourName,
     Line,
     Nodes,
     Place,
@@ -67,6 +68,12 @@ class Class(Section):
         examples=["blade.world"],
         description="A file with further atoms of @blade, one a line, such as a copy of a golden "
         "node's /var/lib/portage/world. Relative to cluster.toml.",
+    )
+    kernel: FlavourName = Field(
+        "",
+        examples=["openmosix"],
+        description="Flavour of the kernel that its blades boot (`headnode kernel list`). Its "
+        "package is then part of @blade. Empty: headnode leaves kernels and boot loader alone.",
     )
     profile: str = Field(
         "default/linux/amd64/23.0",

@@ -18,7 +18,7 @@ KEYRING = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
 CLUSTER = Cluster.model_validate(
     {"serve": {"host": "10.0.0.1", "http_port": 8081}, "classes": {"blade": {}}}
 )
-PROGRAMS = tuple(f"usr/local/sbin/headnode-{name}" for name in ("pull", "tree", "trust"))
+PROGRAMS = tuple(f"usr/local/sbin/headnode-{name}" for name in ("kernel", "pull", "tree", "trust"))
 
 
 @pytest.fixture
@@ -48,6 +48,9 @@ def test_a_blade_is_told_where_its_headnode_is_and_what_it_is_itself(rendered: R
         "ring": "fleet",
         "blade": "blade03",
         "signed": True,
+        "kernel": "",
+        "keep": 3,
+        "loader": "grub",
     }
 
 
@@ -76,10 +79,13 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/etc/portage/sets/blade",
         "/etc/systemd/system/headnode-tree.service",
         "/usr/local/lib/headnode/blades/__init__.py",
+        "/usr/local/lib/headnode/blades/grub.py",
         "/usr/local/lib/headnode/blades/image.py",
+        "/usr/local/lib/headnode/blades/kernel.py",
         "/usr/local/lib/headnode/blades/order.py",
         "/usr/local/lib/headnode/blades/pull.py",
         "/usr/local/lib/headnode/blades/tree.py",
+        "/usr/local/sbin/headnode-kernel",
         "/usr/local/sbin/headnode-pull",
         "/usr/local/sbin/headnode-tree",
         "/usr/local/sbin/headnode-trust",

@@ -1,0 +1,192 @@
+import hashlib
+import os
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from config.load import from_values
+from config.overlay import SHIPPED, Dist, Revision, about, ebuild, overlay_files
+
+REVISION = Revision(
+    flavour="site",
+    version="6.1.192",
+    number=3,
+    release="6.1.192-site-r3",
+    local="-site-r3",
+    key="k" * 64,
+    compiler="gcc-13",
+    made=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    archive="linux-6.1.tar.xz",
+    patches=("one.patch", "it's.patch"),
+    dists=(Dist(file="linux-6.1.tar.xz", size_bytes=7, blake2b="bb", sha512="cc"),),
+    make_args=("ARCH=i386", "KCFLAGS=-O2 -g0"),
+    modules=("crc7", "nfs"),
+    initramfs="dracut --kver {release} {file}",
+)
+
+
+def overlay(addresses: dict[str, str] | None = None, tools: Dist | None = None) -> dict[str, bytes]:
+    values = {"classes": {"blade": {"kernel": "site"}}, "openmosix": {"addresses": addresses or {}}}
+    kernels = {"site": (REVISION, {"6.1.192-r3.config": b"CONFIG_A=y\n"}), "blade": None}
+    return overlay_files(from_values(values), kernels, tools)
+
+
+def test_a_kernel_s_ebuild_says_what_it_is_made_of() -> None:
+    assert ebuild(REVISION) == (
+        "# Rendered by headnode: changes here are lost.\n"
+        f"# key {'k' * 64}\n"
+        "EAPI=8\n"
+        "\n"
+        "KERNEL_RELEASE=6.1.192-site-r3\n"
+        "KERNEL_LOCAL=-site-r3\n"
+        "KERNEL_ARCHIVE=linux-6.1.tar.xz\n"
+        "KERNEL_SOURCES=''\n"
+        "KERNEL_CONFIG=6.1.192-r3.config\n"
+        "KERNEL_ABOUT=6.1.192-r3.json\n"
+        "KERNEL_CC=gcc-13\n"
+        "KERNEL_MODULES='crc7 nfs'\n"
+        "KERNEL_DATE='Fri Jan  2 03:04:05 UTC 2026'\n"
+        "KERNEL_PATCHES=( one.patch 'it'\"'\"'s.patch' )\n"
+        "KERNEL_MAKE=( ARCH=i386 'KCFLAGS=-O2 -g0' )\n"
+        "inherit headnode-kernel\n"
+        "\n"
+        'SRC_URI="linux-6.1.tar.xz"\n'
+    )
+    of_package = REVISION.model_copy(update={"dists": (), "sources_atom": "=a/b-1"})
+    assert ebuild(of_package).endswith('SRC_URI=""\nBDEPEND+=" =a/b-1"\n')
+
+
+def test_a_blade_is_told_what_its_kernel_is() -> None:
+    assert about(REVISION) == (
+        '{\n "flavour": "site",\n "release": "6.1.192-site-r3",\n'
+        ' "package": "sys-kernel/headnode-site-6.1.192-r3",\n'
+        f' "key": "{"k" * 64}",\n'
+        ' "initramfs": [\n  "dracut",\n  "--kver",\n  "{release}",\n  "{file}"\n ]\n}\n'
+    )
+
+
+def test_the_overlay_has_each_kernel_and_stands_in_for_one_that_was_never_built() -> None:
+    files = overlay()
+    assert sorted(name for name in files if name.startswith("sys-kernel")) == [
+        "sys-kernel/headnode-blade/headnode-blade-0.ebuild",
+        "sys-kernel/headnode-site/Manifest",
+        "sys-kernel/headnode-site/files/6.1.192-r3.config",
+        "sys-kernel/headnode-site/files/6.1.192-r3.json",
+        "sys-kernel/headnode-site/headnode-site-6.1.192-r3.ebuild",
+    ]
+    assert files["sys-kernel/headnode-site/Manifest"] == (
+        b"DIST linux-6.1.tar.xz 7 BLAKE2B bb SHA512 cc\n"
+    )
+    assert (
+        b'die "This flavour\'s kernel was never built: headnode kernel build blade"'
+        in (files["sys-kernel/headnode-blade/headnode-blade-0.ebuild"])
+    )
+    assert files["metadata/layout.conf"].startswith(b"masters = gentoo\nrepo-name = headnode\n")
+
+
+def test_the_map_is_a_package_whose_version_is_its_content() -> None:
+    def ebuilds(files: dict[str, bytes]) -> list[str]:
+        return [name for name in files if "openmosix-map" in name]
+
+    one, same = overlay({"blade[01-58]": "10.0.1.1"}), overlay({"blade[01-58]": "10.0.1.1"})
+    other = overlay({"blade[01-57]": "10.0.1.1"})
+    assert ebuilds(one) == ebuilds(same) != ebuilds(other)
+    [name] = ebuilds(one)
+    digest = hashlib.sha256(b"1\t10.0.1.1\t58\n").hexdigest()[:8]
+    assert name == f"sys-cluster/openmosix-map/openmosix-map-0_p{int(digest, 16)}.ebuild"
+    assert b"<<-'MAP' || die\n\t1\t10.0.1.1\t58\n\tMAP\n" in one[name]
+
+
+def test_openmosix_s_tools_are_there_where_their_archive_is() -> None:
+    def tools(files: dict[str, bytes]) -> list[str]:
+        return sorted(name for name in files if "openmosix-user" in name)
+
+    archive = Dist(file="t.tar.gz", size_bytes=5, blake2b="b", sha512="c")
+    assert tools(overlay()) == []
+    assert tools(overlay(tools=archive)) == [
+        "sys-cluster/openmosix-user/Manifest",
+        "sys-cluster/openmosix-user/files/openmosix.initd",
+        "sys-cluster/openmosix-user/openmosix-user-0.3.6_p2.ebuild",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.e*")), ids=lambda path: path.name)
+def test_what_is_shipped_is_shell(path: Path) -> None:
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def eclass(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line with the eclass's functions; `die` says why and ends it."""
+    script = (
+        'die() { echo "died: $*" >&2; exit 1; }; EXPORT_FUNCTIONS() { :; }; EAPI=8; '
+        f'. "{SHIPPED}/eclass/headnode-kernel.eclass"; {line}'
+    )
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def module(path: Path, vermagic: str) -> None:
+    """A module's `.modinfo`, which is all that modinfo reads, made by the assembler."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = f'.section .modinfo,"a"\n.asciz "vermagic={vermagic}"\n'
+    subprocess.run(["as", "-o", path, "-"], input=text, text=True, check=True)
+
+
+def test_a_module_of_another_kernel_is_refused_by_name(tmp_path: Path) -> None:
+    module(tmp_path / "kernel/good.ko", "6.1.192-site-r3 SMP mod_unload ")
+    check = "headnode-kernel_check_modules . 6.1.192-site-r3"
+    assert eclass(check, tmp_path).returncode == 0
+    module(tmp_path / "extra/bad.ko", "6.1.192-site-r2 SMP mod_unload ")
+    done = eclass(check, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "died: Modules of another kernel than 6.1.192-site-r3: bad.ko (6.1.192-site-r2)\n"
+    )
+
+
+def test_a_module_of_linux_2_4_is_known_by_its_kernel_version(tmp_path: Path) -> None:
+    (tmp_path / "om.o").write_bytes(b"\x7fELF\0kernel_version=2.4.32-om-r1\0author=x\0")
+    assert eclass("headnode-kernel_check_modules . 2.4.32-om-r1", tmp_path).stderr == ""
+    done = eclass("headnode-kernel_check_modules . 2.4.32-om-r2", tmp_path)
+    assert done.stderr == (
+        "died: Modules of another kernel than 2.4.32-om-r2: om.o (2.4.32-om-r1)\n"
+    )
+
+
+def test_an_image_of_another_release_is_refused(tmp_path: Path) -> None:
+    image = bytearray(4096)
+    image[526:528] = (0x400).to_bytes(2, "little")
+    image[0x600:0x620] = b"6.1.192-site-r3 (x@y) #1 SMP 202"
+    (tmp_path / "bzImage").write_bytes(image)
+    assert eclass("headnode-kernel_check_image bzImage 6.1.192-site-r3", tmp_path).stderr == ""
+    done = eclass("headnode-kernel_check_image bzImage 6.1.192-site-r4", tmp_path)
+    assert done.stderr == (
+        "died: The image is of release '6.1.192-site-r3', and should be of '6.1.192-site-r4'\n"
+    )
+
+
+def test_named_modules_stay_with_those_that_they_need_and_the_others_go(tmp_path: Path) -> None:
+    for name in ("lib/crc7", "fs/nfs", "net/sunrpc", "net/other"):
+        path = tmp_path / f"kernel/{name}.ko"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "modules.dep").write_text(
+        "kernel/lib/crc7.ko:\nkernel/fs/nfs.ko: kernel/net/sunrpc.ko\nkernel/net/sunrpc.ko:\n"
+        "kernel/net/other.ko:\n"
+    )
+    assert eclass("headnode-kernel_keep_modules . nfs", tmp_path).stderr == ""
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.ko"))
+    assert left == ["kernel/fs/nfs.ko", "kernel/net/sunrpc.ko"]
+    done = eclass("headnode-kernel_keep_modules . ext4", tmp_path)
+    assert done.stderr == (
+        "died: There is no module ext4: is it built in, or not configured as m?\n"
+    )
