@@ -15,6 +15,7 @@ from config.model.build import Build, Class
 from config.model.fleet import Distcc, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
+from config.model.night import Ledger
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
 from config.values import Name, misplaced
 
@@ -26,6 +27,7 @@ __all__ = [
     "Distcc",
     "Distfiles",
     "Gate",
+    "Ledger",
     "Mirror",
     "Publish",
     "Repo",
@@ -56,6 +58,7 @@ class Cluster(Section):
     publish: Publish = Publish()
     distcc: Distcc = Distcc()
     rollout: Rollout = Rollout()
+    ledger: Ledger = Ledger()
 
     @field_validator("classes")
     @classmethod
