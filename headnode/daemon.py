@@ -21,6 +21,7 @@ from binhost.server import open_listener
 from headnode.console import say
 from headnode.errors import ConfigError, HeadnodeError
 from headnode.files import locked, write_atomic
+from headnode.inbox import Inbox
 from headnode.process import end_group, environment, last_lines, require
 from headnode.renewal import Renewal
 from headnode.worker import Settings
@@ -81,6 +82,7 @@ class Daemon:
         self._site = site
         self._workers = Workers(listener, worker_settings(site))
         self._renewal = Renewal()
+        self._inbox = Inbox()
         self._rsyncd: subprocess.Popen[str] | None = None
         self._rsyncd_started_s = 0.0
 
@@ -102,6 +104,7 @@ class Daemon:
                 self._workers.watch()
                 self._watch_rsyncd()
                 self._renewal.watch(self._site)
+                self._inbox.watch(self._site)
         finally:
             if self._rsyncd is not None:
                 end_group(self._rsyncd)

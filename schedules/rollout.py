@@ -28,6 +28,11 @@ class Result(StrEnum):
 GOOD = frozenset({Result.UPDATED, Result.UNCHANGED})
 PULL_RESULTS = (Result.UPDATED, Result.UNCHANGED, Result.FAILED)  # what blades/pull.py says
 
+# What a database has room for; a blade that says more is not believed.
+MOST_COUNT = (1 << 31) - 1
+MOST_BYTES = (1 << 63) - 1
+LONGEST_NAME = 200
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BladeReport:
@@ -109,7 +114,7 @@ def read_said(
         source_builds=_number(said.get("source_builds")),
         kernel=_text(said.get("kernel")),
         kernel_due=_text(said.get("kernel_due")),
-        fetched_bytes=_number(said.get("fetched_bytes")),
+        fetched_bytes=_number(said.get("fetched_bytes"), MOST_BYTES),
         error=str(said.get("error") or ""),
         seconds=seconds,
         log=log,
@@ -117,15 +122,15 @@ def read_said(
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return value[:LONGEST_NAME] if isinstance(value, str) else ""
 
 
-def _number(value: object) -> int | None:
-    return value if type(value) is int else None
+def _number(value: object, most: int = MOST_COUNT) -> int | None:
+    return value if type(value) is int and 0 <= value <= most else None
 
 
 def _names(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else ()
+    return tuple(str(each)[:LONGEST_NAME] for each in value) if isinstance(value, list) else ()
 
 
 def _last_report(output: str) -> dict[str, object] | None:

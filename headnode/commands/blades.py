@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from blades.inventory import Blade, select
-from blades.setup import setup_files, to_tar
+from blades.secrets import secret_of
+from blades.setup import mode_of, setup_files, to_tar
 from config.load import atoms_of
-from config.portage import Rendered, is_program
+from config.portage import Rendered
 from headnode.commands.bladestates import COLUMNS, known_blades, show_blade
 from headnode.commands.context import Settings, json_option, now
 from headnode.console import say, show_json, table
@@ -83,9 +84,10 @@ def config(
     """
     site = settings.site()
     chosen = one_blade(site, blade)
-    rendered = setup_files(
-        site.cluster, chosen, atoms_of(site.klass(chosen.class_name)), site.keyring()
-    )
+    # A secret is for files alone: nobody shall see it on a screen.
+    secret = secret_of(site.state, chosen.name) if as_tar or output else None
+    atoms = atoms_of(site.klass(chosen.class_name))
+    rendered = setup_files(site.cluster, chosen, atoms, site.keyring(), secret)
     if as_tar:
         sys.stdout.buffer.write(to_tar(rendered))
     elif output:
@@ -115,8 +117,7 @@ def one_blade(site: Site, name: str) -> Blade:
 def write_below(folder: Path, rendered: Rendered) -> None:
     """Write rendered files as they are to lie below a blade's root."""
     for path, text in rendered.files.items():
-        mode = 0o755 if is_program(path) else 0o644
-        write_atomic(folder / path.lstrip("/"), text, mode=mode)
+        write_atomic(folder / path.lstrip("/"), text, mode=mode_of(path))
     for path, target in rendered.links.items():
         link = folder / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)

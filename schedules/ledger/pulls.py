@@ -19,6 +19,7 @@ from schedules.rollout import BladeReport, Result
 
 LOG_CHARACTERS = 64 << 10  # the end of a log says what went wrong
 ERROR_CHARACTERS = 4 << 10
+NAME_CHARACTERS = 200
 NO_CONTACT = frozenset({Result.UNREACHED, Result.TIMED_OUT})
 
 
@@ -107,12 +108,12 @@ def _write_report(connection: Connection, pulled: Pulled) -> bool:
         "blade": said.blade,
         "number": pulled.number,
         "at": pulled.at,
-        "ring": said.ring,
+        "ring": _clean(said.ring, NAME_CHARACTERS),
         "result": said.result.value,
         "generation": said.generation,
         "sequence": said.sequence,
         "packages": said.packages,
-        "changes": list(said.changes),
+        "changes": [_clean(each, NAME_CHARACTERS) for each in said.changes],
         "emerge_started": said.emerge_started,
         "source_builds": said.source_builds,
         "seconds": said.seconds,
@@ -126,8 +127,8 @@ def _write_report(connection: Connection, pulled: Pulled) -> bool:
 
 
 def _clean(text: str, most: int) -> str:
-    """The end of a text, without NUL, which PostgreSQL has no place for."""
-    return text[-most:].replace("\0", "")
+    """The end of a text, without what a database has no place for: NUL, half a character."""
+    return text[-most:].replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _write_blade(connection: Connection, pulled: Pulled) -> None:
@@ -145,12 +146,13 @@ def _write_blade(connection: Connection, pulled: Pulled) -> None:
 def _news(pulled: Pulled) -> dict[str, object]:
     """What a report changes in a blade's row. Pure."""
     said, at = pulled.report, pulled.at
-    row: dict[str, object] = {"ring": said.ring, "result": said.result.value, "tried": at}
+    ring = _clean(said.ring, NAME_CHARACTERS)
+    row: dict[str, object] = {"ring": ring, "result": said.result.value, "tried": at}
     if said.result not in NO_CONTACT:
         row |= {
             "contact": at,
-            "kernel": said.kernel,
-            "kernel_due": said.kernel_due,
+            "kernel": _clean(said.kernel, NAME_CHARACTERS),
+            "kernel_due": _clean(said.kernel_due, NAME_CHARACTERS),
             "seconds": said.seconds,
             "source_builds": said.source_builds,
             "fetched_bytes": said.fetched_bytes,
