@@ -26,6 +26,7 @@ from headnode.commands import (
     mirror,
     rings,
     rollout,
+    schedule,
     security,
     serve,
     takeover,
@@ -63,7 +64,7 @@ def cli(context: click.Context, config_path: Path | None, verbose: bool) -> None
 for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, keys.keys),
-    *(serve.serve, lab.lab),
+    *(serve.serve, schedule.schedule, lab.lab),
     *(binhost.binhost, takeover.take_over, doctor.doctor, security.security),
 ):
     cli.add_command(command)

@@ -15,7 +15,7 @@ from config.model.build import Build, Class
 from config.model.fleet import Distcc, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
-from config.model.night import Ledger
+from config.model.night import Ledger, Notices, Schedule
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
 from config.values import Name, misplaced
 
@@ -29,9 +29,11 @@ __all__ = [
     "Gate",
     "Ledger",
     "Mirror",
+    "Notices",
     "Publish",
     "Repo",
     "Rollout",
+    "Schedule",
     "Scope",
     "Section",
     "Serve",
@@ -58,6 +60,8 @@ class Cluster(Section):
     publish: Publish = Publish()
     distcc: Distcc = Distcc()
     rollout: Rollout = Rollout()
+    schedule: Schedule = Schedule()
+    notices: Notices = Notices()
     ledger: Ledger = Ledger()
 
     @field_validator("classes")

@@ -8,6 +8,7 @@ import click
 
 from binhost import nginx
 from binhost.site import Limits
+from config.load import find
 from headnode import daemon
 from headnode.commands.context import Settings
 from headnode.console import say
@@ -30,7 +31,7 @@ def serve(settings: Settings, for_nginx: bool) -> None:
     if for_nginx:
         say(nginx.render(front(settings.site()), Limits()).rstrip("\n"))
     else:
-        daemon.serve(settings.site)
+        daemon.serve(settings.site, find(settings.config_path).absolute())
 
 
 def front(site: Site) -> nginx.Front:

@@ -7,8 +7,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from schedules.ledger import pulls
+from schedules.ledger import pulls, runs
 from schedules.ledger.pulls import BladeState, KeptReport, Pulled
+from schedules.ledger.runs import Run
 from schedules.ledger.store import Store, url_of
 from schedules.rollout import BladeReport
 from schedules.site import Site
@@ -82,6 +83,17 @@ class Ledger:
             return []
         with self.store.reading() as connection:
             return pulls.read_reports(connection, blade, most)
+
+    def runs(self, headnode: str, *, job: str | None = None, most: int = 20) -> list[Run]:
+        """The newest runs of a headnode (of a job), the newest first.
+
+        Raises:
+            LedgerError: it cannot be read.
+        """
+        if self.store.is_new:
+            return []
+        with self.store.reading() as connection:
+            return runs.read_runs(connection, headnode, job=job, most=most)
 
     def count_reports(self) -> int:
         """How many reports are kept.

@@ -58,6 +58,7 @@ runs = Table(
     Column("job", String, nullable=False),
     Column("why", String, nullable=False),
     Column("due", Utc),  # the time of the schedule that it is the run of; none by hand
+    Column("headnode", String, nullable=False),  # its host name
     Column("holder", String, nullable=False),  # host and process
     Column("started", Utc, nullable=False),
     Column("heartbeat", Utc, nullable=False),
@@ -71,8 +72,8 @@ steps = Table(
     "steps",
     metadata,
     Column("run", Integer, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("name", String, nullable=False),
+    Column("name", String, primary_key=True),
+    Column("number", Integer, nullable=False),  # its place
     Column("started", Utc, nullable=False),
     Column("finished", Utc),
     Column("outcome", String, nullable=False),
@@ -88,6 +89,7 @@ blades = Table(
     Column("ring", String, nullable=False),
     Column("result", String, nullable=False),
     Column("tried", Utc, nullable=False),
+    Column("first_tried", Utc, nullable=False),
     Column("generation", Integer),
     Column("sequence", Integer),
     Column("packages", Integer),

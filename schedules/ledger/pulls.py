@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, delete, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, Table, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from schedules.ledger.models import blades, reports
@@ -39,7 +39,8 @@ class Pulled:
 class BladeState:
     """How a blade is, as far as anybody has heard.
 
-    `result` is how its newest pull ended, `tried` when that was. `generation`, `sequence` and
+    `result` is how its newest pull ended, `tried` when that was,
+    `first_tried` when anybody first heard of it or tried. `generation`, `sequence` and
     `packages` are what it was brought to last, `seconds` and `fetched_bytes` what the newest pull
     took. `contact`: when it last answered; `success`: when it last was at its ring's generation.
     `error` is the last one, with the end of its log, also when all has been well since.
@@ -49,6 +50,7 @@ class BladeState:
     ring: str
     result: str
     tried: datetime
+    first_tried: datetime
     generation: int | None
     sequence: int | None
     packages: int | None
@@ -133,12 +135,13 @@ def _clean(text: str, most: int) -> str:
 
 def _write_blade(connection: Connection, pulled: Pulled) -> None:
     """Bring a blade's row up to date, unless something newer stands in it."""
-    row = {"name": pulled.report.blade, **_news(pulled)}
-    statement = _insert(connection, blades).values(row)
+    news = _news(pulled)
+    first = {"name": pulled.report.blade, "first_tried": pulled.at}
+    statement = _insert(connection, blades).values(first | news)
     statement = statement.on_conflict_do_update(
         index_elements=["name"],
-        set_={name: statement.excluded[name] for name in row if name != "name"},
-        where=or_(blades.c.tried <= statement.excluded.tried),
+        set_={name: statement.excluded[name] for name in news},
+        where=blades.c.tried <= statement.excluded.tried,
     )
     connection.execute(statement)
 

@@ -55,8 +55,9 @@ class Store:
             yield connection
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database; the next use opens it anew."""
         self._engine.dispose()
+        self._ready = False
 
     @property
     def file(self) -> Path | None:

@@ -63,6 +63,7 @@ def test_a_blade_s_row_is_what_its_report_said(ledger: Ledger) -> None:
             ring="canary",
             result="updated",
             tried=at(1),
+            first_tried=at(1),
             generation=7,
             sequence=9,
             packages=11,
