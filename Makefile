@@ -37,6 +37,10 @@ lab58: ready ## the cycle with 58 blades, for real
 bench-http: ready ## our HTTP server against nginx; the last line is JSON
 	@$(PY) -P tests/bench/http.py $(ARGS)
 
+.PHONY: bench-scale
+bench-scale: ready ## 10,000 simulated pulls against server and ledger; the last line is JSON
+	@$(PY) -P tests/bench/scale.py $(ARGS)
+
 .PHONY: docs
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md

@@ -164,6 +164,8 @@ class Scheduler:
                 env=environment(),
                 start_new_session=True,
             )
+            if self._stopping.is_set():  # while it was started
+                self._child.terminate()
             return self._child.wait()
 
 

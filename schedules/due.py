@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from config.cron import due_after, latest_due, parse, zone_of
 from config.model import Schedule
-from schedules.ledger.runs import Run, is_too_old
+from schedules.ledger.runs import Run, State, is_too_old
 
 ON_TIME = timedelta(minutes=5)
 
@@ -44,7 +44,7 @@ def plan(options: Schedule, known: Known, now: datetime) -> list[Start]:
     resumed = [
         Start(job=run.job, due=run.due, run=run.id)
         for run in known.cut_off
-        if not is_too_old(run, now, catch_up)
+        if not is_too_old(run, now, catch_up) and not _was_ended_by_hand(run)
     ]
     zone, begun = zone_of(options.time_zone), {each.job for each in resumed}
     due = []
@@ -55,6 +55,11 @@ def plan(options: Schedule, known: Known, now: datetime) -> list[Start]:
         if moment is not None:
             due.append(Start(job=job, due=moment))
     return resumed + sorted(due, key=lambda start: start.due or now)
+
+
+def _was_ended_by_hand(run: Run) -> bool:
+    """Whether whoever started it ended it: only he goes on with it."""
+    return run.due is None and run.outcome is State.STOPPED
 
 
 def why(start: Start, now: datetime) -> str:

@@ -19,7 +19,7 @@ from blades import report as sending
 from blades.report import ADDRESS, BODY_BYTES, field
 from blades.secrets import secret_of, secrets_folder
 from config.model import Class, Cluster, State
-from headnode.inbox import Inbox, begin_anew, drain
+from headnode.inbox import Inbox, begin_anew, drain, rings_of
 from headnode.reports import report_routes
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.spool import Spool
@@ -82,7 +82,7 @@ def test_a_blade_s_report_reaches_the_ledger(
     settings = {**blade, "headnode": server.url}
     assert sending.send(settings, {**SAID, "seconds": 2.5}, tmp_path / "log") == ""
     with Ledger.of(site) as ledger:
-        assert drain(site, ledger) == 1
+        assert drain(site.state, ledger, rings_of(site)) == 1
         known = ledger.blades()["blade1"]
         [report] = ledger.reports("blade1")
     assert (known.generation, known.ring, known.contact) == (7, "canary", NOW)
@@ -131,10 +131,10 @@ def test_a_replay_is_refused_for_ever(server: Server, site: Site) -> None:
     known = (409, json.dumps({"highest": 5, "nonce": NONCE}))
     assert post(server, body, first) == known
     with Ledger.of(site) as ledger:
-        assert drain(site, ledger) == 1
+        assert drain(site.state, ledger, rings_of(site)) == 1
         assert post(server, body, first) == known
         assert post(server, body, signed(site, "blade1", 4, body)) == known
-        assert drain(site, ledger) == 0
+        assert drain(site.state, ledger, rings_of(site)) == 0
         assert ledger.count_reports() == 1
 
 
@@ -215,7 +215,7 @@ def test_values_that_no_database_takes_do_not_hold_up_the_reports_behind_them(
         assert post(server, body, signed(site, blade, 1, body))[0] == 202
     Spool.of(site.state).new.joinpath("cut.json").write_text('{"at": ')
     with Ledger.of(site) as ledger:
-        assert drain(site, ledger) == 2
+        assert drain(site.state, ledger, rings_of(site)) == 2
         known = ledger.blades()
         assert sorted(known) == ["blade1", "blade3"]
         assert (known["blade1"].generation, known["blade1"].seconds) == (None, 0.0)
@@ -253,7 +253,7 @@ def test_reports_are_taken_while_the_ledger_is_locked_and_come_in_afterwards(
             assert inbox._thread is not None
             inbox._thread.join()
             assert len(Spool.of(site.state).waiting(9)) == 1
-        assert drain(site, ledger) == 1
+        assert drain(site.state, ledger, rings_of(site)) == 1
 
 
 def test_a_damaged_ledger_is_moved_aside_and_no_report_is_lost(server: Server, site: Site) -> None:

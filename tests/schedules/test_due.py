@@ -1,5 +1,6 @@
 """What is run when: nights on time, missed ones once, and none twice, with a simulated clock."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from config.model import Schedule
@@ -88,6 +89,13 @@ def test_what_was_cut_off_comes_first_and_stands_for_its_job() -> None:
 def test_a_run_by_hand_that_was_cut_off_is_gone_on_with_too() -> None:
     cut = Known(since=SINCE, last_due={}, cut_off=[run("build", None, at(9, 3))])
     assert plan(Schedule(jobs={}), cut, at(9, 4)) == [Start(job="build", due=None, run=7)]
+
+
+def test_a_run_that_somebody_started_and_ended_is_left_to_him() -> None:
+    stopped = replace(run("build", None, at(9, 3)), outcome=State.STOPPED)
+    by_daemon = replace(run("gc", at(9, 2), at(9, 3)), outcome=State.STOPPED)
+    cut = Known(since=SINCE, last_due={}, cut_off=[stopped, by_daemon])
+    assert [start.job for start in plan(Schedule(jobs={}), cut, at(9, 4))] == ["gc"]
 
 
 def test_every_night_of_a_year_with_clock_changes_has_one_run() -> None:
