@@ -49,6 +49,10 @@ bench-index: ready ## one more package to 10,000, against emaint: 10 minutes; th
 bench-distcc: ready ## builds with 0, 1, 2, 4 helpers; ARGS=--kernel for Linux; the last line is JSON
 	@$(PY) -P tests/bench/distcc.py $(ARGS)
 
+.PHONY: bench-scale
+bench-scale: ready ## 10,000 simulated pulls against server and ledger; the last line is JSON
+	@$(PY) -P tests/bench/scale.py $(ARGS)
+
 .PHONY: docs
 docs: ready ## the manual: renew what is generated, and make docs/_build/html and headnode.8
 	@$(PY) -m config.reference > docs/options.md

@@ -41,14 +41,18 @@ grub-reboot:grub2-common:sys-boot/grub
 grub-script-check:grub-common:sys-boot/grub
 qemu-system-x86_64:qemu-system-x86:app-emulation/qemu
 busybox:busybox-static:sys-apps/busybox
+initdb:postgresql:dev-db/postgresql
 "
+
+# Debian has the server's programs in no folder of the PATH; tests start a server of their own.
+postgresql=$(printf '%s:' /usr/lib/postgresql/*/bin)
 
 say() { printf '%s\n' "$*" >&2; }
 
 missing() { # field of NEEDED -> the packages for which the program is not there
 	for line in $NEEDED; do
 		program=${line%%:*}
-		PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 && continue
+		PATH="$PATH:/usr/sbin:/sbin:$postgresql" command -v "$program" >/dev/null 2>&1 && continue
 		printf '%s\n' "$line" | cut -d: -f"$1"
 	done
 	[ -e /usr/include/stdio.h ] || [ "$1" != 2 ] || echo libc6-dev
@@ -94,6 +98,11 @@ install() {
 		case " $packages" in
 		*" nginx"*) # for tests, which start their own: Debian has started one on port 80
 			systemctl disable --now nginx >/dev/null 2>&1 || true
+			;;
+		esac
+		case " $packages" in
+		*" postgresql"*) # likewise, on port 5432
+			systemctl disable --now postgresql >/dev/null 2>&1 || true
 			;;
 		esac
 		;;

@@ -6,6 +6,7 @@
     /etc/systemd/…, /etc/conf.d/…  config.distccd, where the blade helps to compile
     /etc/headnode/keys.asc         the public keys that packages are checked against
     /usr/local/sbin/headnode-trust config/trust.py, as it is
+    /etc/headnode/secret           what its reports are signed with (0600)
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
     /usr/local/sbin/headnode-pull  starts the pull, which is:
     /usr/local/sbin/headnode-tree    puts the trees in place; `blades.boot` starts it at boot
@@ -30,9 +31,10 @@ from config.portage import Rendered, blade_files, http_url, is_program, rsync_ur
 PULL_PATH = "/usr/local/sbin/headnode-pull"
 KERNEL_PATH = "/usr/local/sbin/headnode-kernel"
 PULL_SETTINGS = "/etc/headnode/pull.json"
+SECRET_PATH = "/etc/headnode/secret"  # noqa: S105 (where it is, not what)
 LIBRARY = "/usr/local/lib/headnode"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "grub", "image", "kernel", "order", "pull", "tree")
+MODULES = ("__init__", "grub", "image", "kernel", "order", "pull", "report", "tree")
 # -I: neither the folder that it is started in nor root's own packages come into it.
 LAUNCHER = f"""#!/bin/sh
 # {{what}} Written by headnode.
@@ -44,9 +46,16 @@ sys.exit(main())' "$@"
 
 
 def setup_files(
-    cluster: Cluster, blade: Blade, atoms: Sequence[str], keyring: str | None
+    cluster: Cluster,
+    blade: Blade,
+    atoms: Sequence[str],
+    keyring: str | None,
+    secret: bytes | None = None,
 ) -> Rendered:
-    """What `blade` is given; `atoms` is its class's set @blade, `keyring` the headnode's keys."""
+    """What `blade` is given; `atoms` is its class's set @blade, `keyring` the headnode's keys.
+
+    Without a `secret` (`blades.secrets`) it keeps the one that it has.
+    """
     settings = {
         "headnode": http_url(cluster, "").rstrip("/"),
         "rsync": rsync_url(cluster, "").rstrip("/"),
@@ -62,6 +71,8 @@ def setup_files(
     portage = blade_files(cluster, blade.name, atoms, keyring)
     helping = distccd_files(cluster, blade.name)
     files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
+    if secret is not None:
+        files[SECRET_PATH] = f"{secret.hex()}\n"
     boot = boot_files()
     return Rendered(
         files={**portage.files, **helping.files, **files, **boot.files},
@@ -79,6 +90,13 @@ def program_files() -> dict[str, str]:
     return {PULL_PATH: pull, TREE_PATH: tree, KERNEL_PATH: kernel, **modules}
 
 
+def mode_of(path: str) -> int:
+    """The permissions of a file on a blade."""
+    if path == SECRET_PATH:
+        return 0o600
+    return 0o755 if is_program(path) else 0o644
+
+
 def to_tar(rendered: Rendered) -> bytes:
     """A tar of the files, to be unpacked at a blade's root. Owned by root; the same every time."""
     out = io.BytesIO()
@@ -86,7 +104,7 @@ def to_tar(rendered: Rendered) -> bytes:
         for path, text in sorted(rendered.files.items()):
             member = tarfile.TarInfo(path.lstrip("/"))
             member.size = len(text.encode())
-            member.mode = 0o755 if is_program(path) else 0o644
+            member.mode = mode_of(path)
             archive.addfile(member, io.BytesIO(text.encode()))
         for path, target in sorted(rendered.links.items()):
             link = tarfile.TarInfo(path.lstrip("/"))

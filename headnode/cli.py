@@ -44,6 +44,7 @@ COMMANDS = {
     "publish": "rings",
     "rollback": "rings",
     "rollout": "rollout",
+    "schedule": "schedule",
     "security": "security",
     "serve": "serve",
 }

@@ -1,4 +1,4 @@
-"""`headnode serve`: workers for HTTP and an rsyncd, watched until it is told to stop.
+"""`headnode serve`: workers for HTTP, an rsyncd and the scheduler, watched until told to stop.
 
 SIGTERM and SIGINT stop it, SIGHUP has new workers take over with the configuration as it is then,
 SIGUSR1 begins a new access log.
@@ -21,8 +21,10 @@ from binhost.server import open_listener
 from headnode.console import say
 from headnode.errors import ConfigError, HeadnodeError
 from headnode.files import locked, write_atomic
+from headnode.inbox import Inbox
 from headnode.process import end_group, environment, last_lines, require
 from headnode.renewal import Renewal
+from headnode.scheduler import Scheduler
 from headnode.worker import Settings
 from headnode.workers import Workers
 from mirror import rsyncd
@@ -35,8 +37,8 @@ SETTLE_S = 5.0
 MOST_WORKERS = 4
 
 
-def serve(read: Callable[[], Site]) -> None:
-    """Serve HTTP and rsync until SIGTERM or SIGINT; `read` reads the configuration.
+def serve(read: Callable[[], Site], config: Path) -> None:
+    """Serve HTTP and rsync, and run jobs, until SIGTERM or SIGINT; `read` reads `config`.
 
     Raises:
         BusyError: it is running already.
@@ -50,7 +52,7 @@ def serve(read: Callable[[], Site]) -> None:
         locked(site.state / "serve.lock", "headnode serve"),
         open_listener(*http_address(site)) as listener,
     ):
-        Daemon(site, listener).run(signals, read)
+        Daemon(site, listener, config).run(signals, read)
 
 
 class Signals:
@@ -77,10 +79,12 @@ class Signals:
 class Daemon:
     """The running servers of a cluster; ends them all."""
 
-    def __init__(self, site: Site, listener: socket.socket) -> None:
+    def __init__(self, site: Site, listener: socket.socket, config: Path) -> None:
         self._site = site
         self._workers = Workers(listener, worker_settings(site))
         self._renewal = Renewal()
+        self._inbox = Inbox()
+        self._scheduler = Scheduler(config)
         self._rsyncd: subprocess.Popen[str] | None = None
         self._rsyncd_started_s = 0.0
 
@@ -102,7 +106,10 @@ class Daemon:
                 self._workers.watch()
                 self._watch_rsyncd()
                 self._renewal.watch(self._site)
+                self._inbox.watch(self._site)
+                self._scheduler.watch(self._site)
         finally:
+            self._scheduler.stop()
             if self._rsyncd is not None:
                 end_group(self._rsyncd)
             self._workers.stop()

@@ -15,7 +15,8 @@
     ├── BuildError               exit 1   a package did not build
     ├── PublishError             exit 1   a generation or a deployment could not be made
     │   └── GateError                     binhost.gates: with what every gate said
-    └── RolloutError             exit 1   a rollout could not be started
+    ├── RolloutError             exit 1   a rollout could not be started
+    └── LedgerError              exit 1   the database of runs and blades cannot be used
 
 An error says what failed, where, what was expected and found, and ends in what to do (`remedy`).
 Only the command line's `main` turns errors into exit codes. A blade that failed is data in a
@@ -130,3 +131,11 @@ class PublishError(HeadnodeError):
 
 class RolloutError(HeadnodeError):
     """A rollout could not be started."""
+
+
+class LedgerError(HeadnodeError):
+    """The ledger cannot be read or written; `damaged`: waiting does not help."""
+
+    def __init__(self, what: str, *, remedy: str = "", damaged: bool = False) -> None:
+        super().__init__(what, remedy=remedy)
+        self.damaged = damaged

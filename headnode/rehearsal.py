@@ -95,6 +95,7 @@ def values(folder: Path, count: int, tree: TreeKind) -> dict[str, Any]:
         },
         "classes": {"blade": blade},
         "kernel": {"flavours": str(folder / "flavours")},
+        "schedule": {"jobs": {}},  # a rehearsal's nights come when they are called
         "rollout": {
             "transport": "exec",
             "exec_command": f"{shlex.quote(str(folder / 'enter'))} %h",

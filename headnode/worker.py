@@ -25,6 +25,7 @@ from binhost.openfiles import KEPT_FILES
 from binhost.routes import Roots
 from binhost.site import Limits, Site
 from headnode.on_demand import fetcher
+from headnode.reports import report_routes
 
 CUT_S = 5.0
 OTHER_FILES = 128  # threads' files, pipes, the log, libraries
@@ -58,6 +59,7 @@ def site_of(settings: Settings, limits: Limits) -> Site:
         roots=Roots(state=Path(settings.state)),
         limits=limits,
         access_log=Path(settings.access_log) if settings.access_log else None,
+        routes=report_routes(Path(settings.state)),
         fetch_missing=fetcher(settings.cluster) if settings.cluster else None,
     )
 

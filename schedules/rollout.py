@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from blades.inventory import Blade
@@ -28,6 +28,11 @@ class Result(StrEnum):
 GOOD = frozenset({Result.UPDATED, Result.UNCHANGED})
 PULL_RESULTS = (Result.UPDATED, Result.UNCHANGED, Result.FAILED)  # what blades/pull.py says
 
+# What a database has room for; a blade that says more is not believed.
+MOST_COUNT = (1 << 31) - 1
+MOST_BYTES = (1 << 63) - 1
+LONGEST_NAME = 200
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BladeReport:
@@ -35,15 +40,21 @@ class BladeReport:
 
     `packages` is how many of the generation it has, `changes` what came and went
     (`+category/name-version`, `-…`), `seconds` how long it took from the headnode's side.
+    `kernel` is the one that runs, `kernel_due` the one that is to be booted.
     """
 
     blade: str
     ring: str
     result: Result
     generation: int | None = None
+    sequence: int | None = None
     packages: int | None = None
     changes: tuple[str, ...] = ()
     emerge_started: bool = False
+    source_builds: int | None = None
+    kernel: str = ""
+    kernel_due: str = ""
+    fetched_bytes: int | None = None
     error: str = ""
     seconds: float = 0.0
     log: str = field(default="", repr=False)
@@ -77,30 +88,49 @@ def read_outcome(blade: Blade, outcome: Outcome | None) -> BladeReport:
         error = tail or f"exit code {outcome.code}, no output"
         unreached = outcome.code == SSH_FAILED
         return report(Result.UNREACHED if unreached else Result.FAILED, error)
-    result = Result(str(said["result"]))
-    error = str(said.get("error") or "")
-    if result in GOOD and outcome.code:  # it said so, and then was ended
-        result, error = Result.FAILED, f"exit code {outcome.code} after it had said {result}"
+    found = read_said(blade.name, blade.ring, said, outcome.seconds, outcome.output)
+    if found.good and outcome.code:  # it said so, and then was ended
+        error = f"exit code {outcome.code} after it had said {found.result}"
+        return replace(found, result=Result.FAILED, error=error)
+    return found
+
+
+def read_said(
+    blade: str, ring: str, said: Mapping[str, object], seconds: float, log: str
+) -> BladeReport:
+    """What a pull says of itself; what is of another kind than it should be is left out. Pure.
+
+    `said["result"]` must be one of PULL_RESULTS.
+    """
     return BladeReport(
-        blade=blade.name,
-        ring=blade.ring,
-        result=result,
+        blade=blade,
+        ring=ring,
+        result=Result(str(said["result"])),
         generation=_number(said.get("generation")),
+        sequence=_number(said.get("sequence")),
         packages=_number(said.get("packages")),
         changes=_names(said.get("changes")),
         emerge_started=bool(said.get("emerge")),
-        error=error,
-        seconds=outcome.seconds,
-        log=outcome.output,
+        source_builds=_number(said.get("source_builds")),
+        kernel=_text(said.get("kernel")),
+        kernel_due=_text(said.get("kernel_due")),
+        fetched_bytes=_number(said.get("fetched_bytes"), MOST_BYTES),
+        error=str(said.get("error") or ""),
+        seconds=seconds,
+        log=log,
     )
 
 
-def _number(value: object) -> int | None:
-    return value if type(value) is int else None
+def _text(value: object) -> str:
+    return value[:LONGEST_NAME] if isinstance(value, str) else ""
+
+
+def _number(value: object, most: int = MOST_COUNT) -> int | None:
+    return value if type(value) is int and 0 <= value <= most else None
 
 
 def _names(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else ()
+    return tuple(str(each)[:LONGEST_NAME] for each in value) if isinstance(value, list) else ()
 
 
 def _last_report(output: str) -> dict[str, object] | None:

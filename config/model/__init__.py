@@ -18,6 +18,7 @@ from config.model.fleet import Distcc, DistccMode, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.kernel import Kernel, Loader, Openmosix
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
+from config.model.night import Ledger, Notices, Schedule
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
 from config.values import Name, misplaced
 
@@ -31,12 +32,15 @@ __all__ = [
     "Distfiles",
     "Gate",
     "Kernel",
+    "Ledger",
     "Loader",
     "Mirror",
+    "Notices",
     "Openmosix",
     "Publish",
     "Repo",
     "Rollout",
+    "Schedule",
     "Scope",
     "Section",
     "Serve",
@@ -66,6 +70,9 @@ class Cluster(Section):
     kernel: Kernel = Kernel()
     openmosix: Openmosix = Openmosix()
     rollout: Rollout = Rollout()
+    schedule: Schedule = Schedule()
+    notices: Notices = Notices()
+    ledger: Ledger = Ledger()
 
     @field_validator("classes")
     @classmethod

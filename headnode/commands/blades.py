@@ -7,14 +7,18 @@ from pathlib import Path
 
 import click
 
-from blades.inventory import all_blades, select
-from blades.setup import setup_files, to_tar
+from blades.inventory import Blade, select
+from blades.secrets import secret_of
+from blades.setup import mode_of, setup_files, to_tar
 from config.load import atoms_of
-from config.portage import Rendered, is_program
-from headnode.commands.context import Settings, json_option
+from config.portage import Rendered
+from headnode.commands.bladestates import COLUMNS, known_blades, show_blade
+from headnode.commands.context import Settings, json_option, now
 from headnode.console import say, show_json, table
 from headnode.errors import ConfigError
 from headnode.files import write_atomic
+from schedules.ledger.ledger import Ledger
+from schedules.site import Site
 
 
 @click.group()
@@ -26,35 +30,39 @@ def blades() -> None:
 
 
 @blades.command("list")
+@click.option("--nodes", help="Node set, as in blade[01-04,07]  [default: all blades]")
 @json_option
 @click.pass_obj
-def list_(settings: Settings, as_json: bool) -> None:
-    """List the blades with class, ring and what the ring has.
+def list_(settings: Settings, nodes: str | None, as_json: bool) -> None:
+    """List the blades: what each is to have, what it has, and when it was last heard of.
 
-    Example: headnode blades list --json
+    Example: headnode blades list --nodes blade[01-04]
+    """
+    lines = known_blades(settings.site(), nodes)
+    if as_json:
+        show_json([line.as_json() for line in lines])
+    else:
+        table(COLUMNS, (line.cells(now()) for line in lines))
+
+
+@blades.command()
+@click.argument("blade")
+@click.option("--reports", "most", default=10, show_default=True, help="Newest pulls to show.")
+@json_option
+@click.pass_obj
+def show(settings: Settings, blade: str, most: int, as_json: bool) -> None:
+    """Show all that is known of BLADE: what it has, its last pulls, its last error with its log.
+
+    Example: headnode blades show blade01
     """
     site = settings.site()
-    rows = []
-    for blade in all_blades(site.cluster):
-        current = site.binhost(blade.class_name).ring(blade.ring).current()
-        rows.append((blade, current.generation if current else None))
+    [line] = known_blades(site, one_blade(site, blade).name)
+    with Ledger.of(site) as ledger:
+        reports = ledger.reports(line.blade.name, most)
     if as_json:
-        show_json(
-            [
-                {
-                    "name": blade.name,
-                    "class": blade.class_name,
-                    "ring": blade.ring,
-                    "due_generation": due,
-                }
-                for blade, due in rows
-            ]
-        )
-        return
-    table(
-        ("blade", "class", "ring", "generation due"),
-        ((blade.name, blade.class_name, blade.ring, due or "-") for blade, due in rows),
-    )
+        show_json({**line.as_json(), "reports": reports})
+    else:
+        show_blade(line, reports)
 
 
 @blades.command()
@@ -75,12 +83,11 @@ def config(
     Example: headnode blades config blade01 --tar | ssh blade01 tar -x -C /
     """
     site = settings.site()
-    chosen = select(site.cluster, blade)
-    if len(chosen) != 1:
-        raise ConfigError(f"{blade} names {len(chosen)} blades.", remedy="Name one.")
-    rendered = setup_files(
-        site.cluster, chosen[0], atoms_of(site.klass(chosen[0].class_name)), site.keyring()
-    )
+    chosen = one_blade(site, blade)
+    # A secret is for files alone: nobody shall see it on a screen.
+    secret = secret_of(site.state, chosen.name) if as_tar or output else None
+    atoms = atoms_of(site.klass(chosen.class_name))
+    rendered = setup_files(site.cluster, chosen, atoms, site.keyring(), secret)
     if as_tar:
         sys.stdout.buffer.write(to_tar(rendered))
     elif output:
@@ -95,11 +102,22 @@ def config(
             say(f"# ---- {path} -> {target}")
 
 
+def one_blade(site: Site, name: str) -> Blade:
+    """The blade of that name.
+
+    Raises:
+        ConfigError: it is in no ring, or names several.
+    """
+    chosen = select(site.cluster, name)
+    if len(chosen) != 1:
+        raise ConfigError(f"{name} names {len(chosen)} blades.", remedy="Name one.")
+    return chosen[0]
+
+
 def write_below(folder: Path, rendered: Rendered) -> None:
     """Write rendered files as they are to lie below a blade's root."""
     for path, text in rendered.files.items():
-        mode = 0o755 if is_program(path) else 0o644
-        write_atomic(folder / path.lstrip("/"), text, mode=mode)
+        write_atomic(folder / path.lstrip("/"), text, mode=mode_of(path))
     for path, target in rendered.links.items():
         link = folder / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)

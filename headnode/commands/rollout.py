@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import click
 
-from blades.inventory import select
-from headnode.commands.context import Settings, json_option
-from headnode.console import note, say, show_json, table
+from blades.inventory import Blade, select
+from config.model import Rollout
+from headnode.commands.context import Settings, json_option, now
+from headnode.console import note, say, show_json, table, warn
 from headnode.errors import ExitCode
+from schedules.ledger.ledger import Ledger
+from schedules.ledger.recorder import Recorder
 from schedules.rollout import BladeReport, rollout_once
 
 
@@ -31,15 +34,32 @@ def run(settings: Settings, nodes: str | None, as_json: bool) -> int:
     site = settings.site()
     blades = select(site.cluster, nodes)
 
-    def show(report: BladeReport) -> None:
-        note(f"{report.blade}: {report.result} in {report.seconds:.1f} s")
-
-    reports = rollout_once(blades, site.cluster.rollout, show)
+    with Ledger.of(site) as ledger:
+        reports = recorded(ledger, blades, site.cluster.rollout)
     if as_json:
         show_json(reports)
     else:
         show_reports(reports)
     return exit_code(reports)
+
+
+def recorded(ledger: Ledger, blades: list[Blade], options: Rollout) -> list[BladeReport]:
+    """Have blades pull, with a line and a row of the ledger for each."""
+    seen = set()
+    with Recorder(ledger) as recorder:
+
+        def show(report: BladeReport) -> None:
+            seen.add(report.blade)
+            note(f"{report.blade}: {report.result} in {report.seconds:.1f} s")
+            recorder.pulled(report, now())
+
+        reports = rollout_once(blades, options, show)
+        for report in reports:
+            if report.blade not in seen:  # nothing was ever heard of it
+                recorder.pulled(report, now())
+    if recorder.lost:
+        warn(f"{recorder.lost} reports are not in the ledger. {recorder.error}")
+    return reports
 
 
 def show_reports(reports: list[BladeReport]) -> None:

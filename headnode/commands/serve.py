@@ -45,7 +45,7 @@ def serve(settings: Settings, for_nginx: bool, printed: str | None) -> None:
     elif printed:
         say(SERVICES[printed](program(settings)).rstrip("\n"))
     else:
-        daemon.serve(settings.site)
+        daemon.serve(settings.site, find(settings.config_path).absolute())
 
 
 def program(settings: Settings) -> service.Program:

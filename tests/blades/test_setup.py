@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blades import pull
+from blades import pull, report
 from blades.inventory import select
 from blades.setup import PULL_PATH, PULL_SETTINGS, setup_files, to_tar
 from config.model import Cluster
@@ -84,6 +84,7 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/usr/local/lib/headnode/blades/kernel.py",
         "/usr/local/lib/headnode/blades/order.py",
         "/usr/local/lib/headnode/blades/pull.py",
+        "/usr/local/lib/headnode/blades/report.py",
         "/usr/local/lib/headnode/blades/tree.py",
         "/usr/local/sbin/headnode-kernel",
         "/usr/local/sbin/headnode-pull",
@@ -150,3 +151,14 @@ def test_text_beyond_ascii_is_whole_in_the_tar() -> None:
 )
 def test_what_lies_in_bin_and_sbin_is_a_program(path: str, program: bool) -> None:
     assert is_program(path) is program
+
+
+def test_a_secret_is_for_root_s_eyes_only(tmp_path: Path) -> None:
+    (blade,) = select(CLUSTER, "blade03")
+    rendered = setup_files(CLUSTER, blade, ["app-misc/a"], KEYRING, bytes(32))
+    write_below(tmp_path, rendered)
+    secret = tmp_path / str(report.SECRET).lstrip("/")
+    assert secret.read_text() == "00" * 32 + "\n"
+    assert secret.stat().st_mode & 0o7777 == 0o600
+    with tarfile.open(fileobj=io.BytesIO(to_tar(rendered))) as archive:
+        assert archive.getmember("etc/headnode/secret").mode == 0o600

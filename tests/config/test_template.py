@@ -77,6 +77,10 @@ def test_the_file_begins_with_what_a_newcomer_edits_first() -> None:
         "[kernel]",
         "[openmosix]",
         "[openmosix.addresses]",
+        "[schedule]",
+        "[schedule.jobs]",
+        "[notices]",
+        "[ledger]",
         "[state]",
     ]
 

@@ -1,0 +1,207 @@
+"""The scheduler of `headnode serve`: APScheduler 3.x says when, the ledger says what is due.
+
+What APScheduler cannot be trusted with is not left to it (3.11.3): it runs in UTC alone, its jobs
+are in memory and made from cluster.toml, and all that any of them does is to look what is due. What
+has run stands in the ledger, so that a run that was missed or cut off is found by the next look,
+once a minute at the latest. Its thread is watched, since it can die while it says that it runs.
+
+A job is a process of its own, `headnode schedule run JOB`: whatever becomes of it, the servers go
+on, and its memory is given back. It holds the jobs' lock, which the kernel drops with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.memory import MemoryJobStore
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from config.model import Schedule
+from headnode.errors import BusyError, HeadnodeError
+from headnode.files import locked, write_atomic
+from headnode.process import end_group, environment
+from schedules.due import Known, Start, lines_since, next_due, plan
+from schedules.ledger import runs
+from schedules.ledger.ledger import Ledger
+from schedules.runner import headnode_name, lock_path
+from schedules.site import Site
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 60
+STOP_S = 60.0  # for a job to end its builder and its blades' commands
+
+
+class Due(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Comes when a job's line does: in UTC, with clock changes as `config.cron` has them."""
+
+    def __init__(self, options: Schedule, job: str) -> None:
+        self._options, self._job = options, job
+
+    def get_next_fire_time(
+        self, previous_fire_time: datetime | None, now: datetime
+    ) -> datetime | None:
+        """The next time after `now`: what was missed is found by looking."""
+        return next_due(self._options, self._job, now.astimezone(UTC))
+
+
+class Look(BaseTrigger):  # type: ignore[misc]
+    """Comes at once, and then every minute."""
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Now, or a minute after the last time."""
+        if previous_fire_time is None:
+            return now
+        return max(now, previous_fire_time + timedelta(seconds=LOOK_S))
+
+
+class Scheduler:
+    """Starts what is due. `watch` is to be called every second, `stop` at the end."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._site: Site | None = None
+        self._scheduler: BackgroundScheduler | None = None
+        self._stopping = threading.Event()
+        self._guard = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+
+    def watch(self, site: Site) -> None:
+        """Begin, begin anew with another schedule, or when the thread has died."""
+        options, before = site.cluster.schedule, self._site
+        self._site = site
+        if self._scheduler is None or before is None or before.cluster.schedule != options:
+            self._begin(site)
+        elif not self.is_alive():
+            log.error("the scheduler's thread has died, starting another")
+            self._begin(site)
+
+    def is_alive(self) -> bool:
+        """Whether APScheduler's thread is: its own `running` says so of a dead one, too."""
+        thread = getattr(self._scheduler, "_thread", None)
+        return thread is not None and thread.is_alive()
+
+    def stop(self) -> None:
+        """Start nothing more; a job that runs is asked to end, and gone on with another time."""
+        self._stopping.set()
+        if self._scheduler is not None and self.is_alive():
+            self._scheduler.shutdown(wait=False)
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_S)
+            end_group(child, 0.0)
+
+    def _begin(self, site: Site) -> None:
+        if self._scheduler is not None and self.is_alive():
+            self._scheduler.shutdown(wait=False)
+        options = site.cluster.schedule
+        note_lines(site, datetime.now(UTC))
+        scheduler = BackgroundScheduler(
+            timezone=UTC,
+            jobstores={"default": MemoryJobStore()},
+            executors={"default": ThreadPoolExecutor(1)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        scheduler.add_job(self._look, Look(), id="look")
+        for job in options.jobs:
+            scheduler.add_job(self._look, Due(options, job), id=job)
+        scheduler.start()
+        self._scheduler = scheduler
+
+    def _look(self) -> None:
+        """Run what is due, one after another."""
+        if not self._guard.acquire(blocking=False):
+            return  # of a scheduler that was replaced while a job runs
+        try:
+            while not self._stopping.is_set() and (start := self._next()) is not None:
+                code = self._run(start)
+                if code:
+                    log.error("job %s ended with exit code %d", start.job, code)
+                    return  # what was not written down is tried again by the next look
+        except (HeadnodeError, OSError) as error:
+            log.error("what is due cannot be told: %s", error)
+        finally:
+            self._guard.release()
+
+    def _next(self) -> Start | None:
+        site = self._site
+        assert site is not None  # noqa: S101 (watch came first)
+        try:
+            with locked(lock_path(site.state), "headnode serve"):
+                starts = due_now(site, datetime.now(UTC))
+        except BusyError:
+            return None  # somebody runs a job: by hand, or since before a restart
+        return starts[0] if starts else None
+
+    def _run(self, start: Start) -> int:
+        site = self._site
+        assert site is not None  # noqa: S101
+        argv = [sys.executable, "-m", "headnode", "--config", str(self._config)]
+        argv += ["schedule", "run", start.job]
+        argv += ["--due", start.due.isoformat(timespec="seconds")] if start.due else []
+        path = site.state / "logs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{start.job}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.info("job %s starts, its log is %s", start.job, path)
+        with path.open("a") as file:
+            self._child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment(),
+                start_new_session=True,
+            )
+            if self._stopping.is_set():  # while it was started
+                self._child.terminate()
+            return self._child.wait()
+
+
+def due_now(site: Site, now: datetime) -> list[Start]:
+    """What is to run now; the jobs' lock has to be held, so that no run is at work.
+
+    Raises:
+        LedgerError: nobody knows.
+    """
+    with Ledger.of(site) as ledger, ledger.store.reading() as connection:
+        known = Known(
+            since={job: since for job, (_, since) in read_lines(site).items()},
+            last_due=runs.last_due(connection, headnode_name()),
+            cut_off=runs.cut_off(connection, headnode_name()),
+        )
+    return plan(site.cluster.schedule, known, now)
+
+
+def lines_path(site: Site) -> Path:
+    """Where it is noted since when each job has its line."""
+    return site.state / "schedule.json"
+
+
+def read_lines(site: Site) -> dict[str, tuple[str, datetime]]:
+    """Since when each job has which line; empty if it was never noted, or is damaged."""
+    try:
+        said = json.loads(lines_path(site).read_text())
+        return {job: (line, datetime.fromisoformat(at)) for job, (line, at) in said.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def note_lines(site: Site, now: datetime) -> None:
+    """Note since when each job has its line."""
+    before = read_lines(site)
+    found = lines_since(site.cluster.schedule, before, now)
+    if found != before:
+        said = {job: (line, at.isoformat()) for job, (line, at) in found.items()}
+        write_atomic(lines_path(site), json.dumps(said, indent=1) + "\n")

@@ -1,0 +1,78 @@
+"""Which tasks each job of [schedule] is made of: the once-functions of the cycle, in order."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from binhost.verify import in_rings, verify
+from headnode.errors import HeadnodeError
+from schedules.cycle import build_once, sync_once
+from schedules.moving import publish_once
+from schedules.retention import tidy_once
+from schedules.runner import Task, Work
+from schedules.site import Site
+from schedules.turns import roll_out_once
+from schedules.upkeep import gc_once
+
+
+def tasks_of(job: str, site: Site) -> list[Task]:
+    """The tasks of a job, in their order. Those of several classes say which one they are of."""
+    if job == "nightly":
+        chain = ("mirror-sync", "build", "publish", "rollout", "verify", "gc")
+        return [task for part in chain for task in tasks_of(part, site)]
+    if job == "mirror-sync":
+        return [Task("mirror-sync", _sync)]
+    of_class = {
+        "build": _build,
+        "publish": _publish,
+        "rollout": _roll_out,
+        "verify": _verify,
+        "gc": _gc,
+    }[job]
+    several = len(site.cluster.classes) > 1
+    tasks = [
+        Task(f"{job} {name}" if several else job, partial(of_class, class_name=name))
+        for name in site.cluster.classes
+    ]
+    return [*tasks, Task("tidy", _tidy)] if job == "gc" else tasks
+
+
+def _sync(work: Work) -> str:
+    synced = sync_once(work.site, now=work.clock(), watch=work.watch)
+    new = ", ".join(synced.changed) or "none"
+    return f"snapshot set {synced.snapshots}; new: {new}; {len(synced.fetched)} distfiles fetched"
+
+
+def _build(work: Work, class_name: str) -> str:
+    result = build_once(work.site, class_name, watch=work.watch)
+    return f"{len(result.built)} of {len(result.packages)} packages built"
+
+
+def _publish(work: Work, class_name: str) -> str:
+    done = publish_once(work.site, class_name, None, now=work.clock(), watch=work.watch)
+    where = f"generation {done.generation.number}, ring {done.deployment.ring}"
+    return where if done.moved else f"{where}: nothing new"
+
+
+def _roll_out(work: Work, class_name: str) -> str:
+    return roll_out_once(work, class_name)
+
+
+def _verify(work: Work, class_name: str) -> str:
+    binhost = work.site.binhost(class_name)
+    report = verify(binhost, in_rings(binhost))
+    if report.findings:
+        first = "\n".join(str(each) for each in report.findings[:10])
+        raise HeadnodeError(
+            f"{len(report.findings)} files of what rings have are damaged or missing:\n{first}",
+            remedy="headnode generations verify --repair",
+        )
+    return f"{report.packages} packages, all good"
+
+
+def _gc(work: Work, class_name: str) -> str:
+    return "; ".join(gc_once(work.site, class_name, now=work.clock()).lines())
+
+
+def _tidy(work: Work) -> str:
+    return tidy_once(work.site, work.ledger, now=work.clock())

@@ -1,0 +1,103 @@
+"""A night's chain on real emerge: it goes through, it repeats nothing, it stops at the canary."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headnode.rehearsal import Rehearsal
+from mirror.upstream.assemble import bump
+
+pytestmark = pytest.mark.lab
+STEPS = ["mirror-sync", "build", "publish", "rollout", "verify", "gc", "tidy"]
+
+
+def night(running: Rehearsal, code: int = 0) -> dict[str, Any]:
+    done = running.headnode("schedule", "run", "nightly", "--json", check=False)
+    assert done.code == code, done.output + done.errors
+    return dict(json.loads(done.output))
+
+
+def blades(running: Rehearsal) -> dict[str, dict[str, Any]]:
+    listed = json.loads(running.headnode("blades", "list", "--json").output)
+    return {each["name"]: each for each in listed}
+
+
+def said(run: dict[str, Any]) -> dict[str, str]:
+    return {step["name"]: step["said"] for step in run["steps"]}
+
+
+def test_a_night_brings_every_blade_to_what_was_built(running: Rehearsal) -> None:
+    run = night(running)
+    assert (run["outcome"], [step["name"] for step in run["steps"]]) == ("ok", STEPS)
+    assert said(run)["rollout"] == "canary: 1 updated; fleet: 2 updated"
+    assert {(each["result"], each["generation"]) for each in blades(running).values()} == {
+        ("updated", 1)
+    }
+
+
+def test_a_night_without_news_moves_nothing(running: Rehearsal) -> None:
+    run = night(running)
+    assert run["outcome"] == "ok"
+    assert said(run)["build"].startswith("0 of ")
+    assert said(run)["publish"] == "generation 1, ring canary: nothing new"
+    assert said(run)["rollout"] == "canary: 1 unchanged; fleet: 2 unchanged"
+
+
+def test_a_night_that_is_killed_goes_on_and_builds_nothing_twice(running: Rehearsal) -> None:
+    """Killed while it builds or after: whenever it is found in a step behind mirror-sync."""
+    bump(running.upstream, "sys-apps/bladeinfo")
+    argv = [sys.executable, "-m", "headnode", "--config", str(running.config)]
+    words = running.lab.headnode.argv([*argv, "schedule", "run", "nightly"])
+    process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL)
+    while (step := newest_step(running)) in (None, "mirror-sync", "tidy"):
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run = night(running)
+    assert (run["outcome"], [each["name"] for each in run["steps"]]) == ("ok", STEPS)
+    tries = {each["name"]: each["tries"] for each in run["steps"]}
+    assert tries["mirror-sync"] == 1
+    assert max(tries.values()) <= 2, step
+    assert {each["generation"] for each in blades(running).values()} == {2}
+
+
+def newest_step(running: Rehearsal) -> str | None:
+    listed = json.loads(running.headnode("schedule", "history", "--json").output)
+    if not listed or listed[0]["outcome"] != "running":
+        return None
+    names = [each["name"] for each in listed[0]["steps"]]
+    return names[-1] if names else None
+
+
+def test_a_canary_that_fails_stops_the_night_before_the_fleet(running: Rehearsal) -> None:
+    bump(running.upstream, "sys-apps/bladeinfo")
+    canary = running.lab.node("blade01")
+    break_emerge = "mv /usr/local/sbin/headnode-trust /usr/local/sbin/kept"
+    canary.run(["sh", "-c", break_emerge], timeout_s=60)
+    try:
+        run = night(running, code=1)
+    finally:
+        undo = "mv /usr/local/sbin/kept /usr/local/sbin/headnode-trust"
+        canary.run(["sh", "-c", undo], timeout_s=60)
+    assert run["outcome"] == "failed"
+    assert run["error"].startswith("rollout: The rollout stopped in ring canary, at blade01:\n")
+    found = blades(running)
+    assert found["blade01"]["result"] == "failed"
+    assert [found[name]["due_generation"] for name in sorted(found)] == [3, 2, 2]
+    assert [found[name]["generation"] for name in sorted(found)] == [2, 2, 2]
+    assert [step["name"] for step in run["steps"]] == STEPS[:4]
+
+
+def test_the_next_night_heals_it(running: Rehearsal) -> None:
+    run = night(running)
+    assert run["outcome"] == "ok"
+    assert {each["generation"] for each in blades(running).values()} == {3}
+    assert Path(running.config.parent / "state/headnode.sqlite").exists()
