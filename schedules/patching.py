@@ -13,8 +13,10 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from binhost import builder
+from binhost.emerge import plain
 from binhost.index import cp_of
 from binhost.kept import cpv_of_name
+from binhost.patches import explain_patch
 from binhost.publish import Published
 from binhost.records import BuildResult, Generation
 from binhost.user_patches import drop, keep, put_back, read_patches
@@ -99,8 +101,10 @@ def try_patches(site: Site, class_name: str, target: Target, new: Mapping[str, s
         node.run([*argv, "clean"], timeout_s=TRY_S, check=False)
     if done.code:
         names = ", ".join(PurePosixPath(where).name for where in new)
+        said = plain(done.output)
+        why = "\n".join(explain_patch(said)) or last_lines(f"{said}\n{plain(done.errors)}", LINES)
         raise BuildError(
-            f"{names} does not apply to {target.cpv}:\n{last_lines(done.tail, LINES)}",
+            f"{names} does not apply to {target.cpv}:\n{why}",
             remedy="Make it against that version. Nothing was changed.",
         )
 
