@@ -36,6 +36,8 @@ CONNECT_S = 4.0  # distcc's own limit for a helper
 CHUNK = 1 << 18
 BACKLOG = 128
 START_S = 30.0
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+SETTLE_S = 0.01
 LINGER_NOT = struct.pack("ii", 1, 0)  # struct linger, socket(7)
 
 
@@ -89,29 +91,35 @@ class Relay:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(SETTLE_S)  # what was cut is closed by the loop in its next turns
 
     async def _pass_on(
         self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
+            there = await self._reach(name)
+            if there is None:
+                # Closed with a reset, as a port is where nobody listens.
+                end = writer.get_extra_info("socket")
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+                return
+            try:
+                await _both_ways((reader, writer), there)
+            finally:
+                there[1].transport.abort()
+        finally:
+            writer.transport.abort()
+
+    async def _reach(self, name: str) -> Stream | None:
+        """A connection to a helper; None, with the reason among the troubles, if it has none."""
+        try:
             opening = asyncio.open_connection(name, self.port, limit=CHUNK)
             there = await asyncio.wait_for(opening, CONNECT_S)
         except OSError as error:  # a time-out is one, too
             self.troubles[name] = _why(error)
-            # Closed with a reset, as a port is where nobody listens.
-            end = writer.get_extra_info("socket")
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
-            writer.transport.abort()
-            return
+            return None
         self.troubles.pop(name, None)
-        try:
-            await _both_ways((reader, writer), there)
-        finally:
-            for end in (writer, there[1]):
-                end.transport.abort()
-
-
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+        return there
 
 
 async def _both_ways(here: Stream, there: Stream) -> None:

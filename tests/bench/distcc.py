@@ -8,8 +8,9 @@ is compiled by the headnode while there are helpers: its own record is checked f
 daemons' logs have a COMPILE_OK for each object.
 
 Without the delay, `overhead_ratio` is the build by one helper over the one by the headnode alone:
-the same compiler on the same cores, so that what is more is distcc's. Each build is made several
-times, in turn, and its best time counts.
+the same compiler on the same cores, so that what is more is distcc's. Each round makes every build
+once; a ratio is the median over the rounds of what each round gave, since the builds of a round had
+the same neighbours on the machine.
 
 Run with `python -P`, since this file has the name of a package.
 """
@@ -20,6 +21,7 @@ import argparse
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -95,8 +97,12 @@ class Run:
 
 
 def lua(tarball: Path) -> Project:
-    """The library of Lua: 32 sources."""
-    flags = 'CFLAGS="-O2 -std=gnu99 -DLUA_COMPAT_5_3 -DLUA_USE_POSIX"'
+    """The library of Lua: 32 sources.
+
+    With the delay they are not optimised, so that the cores, which all helpers share here, count
+    for little beside the second that each compiler waits.
+    """
+    flags = 'CFLAGS="$OPTIMISE -std=gnu99 -DLUA_COMPAT_5_3 -DLUA_USE_POSIX"'
     return Project(
         name="lua-5.4.4",
         assembler=False,
@@ -188,8 +194,12 @@ class Ground:
         return set(self.sh(script).splitlines())
 
 
-def build(ground: Ground, make: str, variables: Mapping[str, str]) -> tuple[float, int]:
+def build(
+    ground: Ground, make: str, delay_s: float, variables: Mapping[str, str]
+) -> tuple[float, int]:
     """Build from clean; seconds, and the objects that came of it."""
+    ground.delay(delay_s)
+    variables = {**variables, "OPTIMISE": "-O0" if delay_s else "-O2"}
     ground.sh(f"{ground.project.clean} > /dev/null")
     before = ground.objects()
     started = time.monotonic()
@@ -200,9 +210,8 @@ def build(ground: Ground, make: str, variables: Mapping[str, str]) -> tuple[floa
 
 def measure_alone(ground: Ground, delay_s: float) -> Run:
     """The headnode alone, with as many slots as a helper has."""
-    ground.delay(delay_s)
     make = f"-j{SLOTS}"
-    seconds, objects = build(ground, make, {})
+    seconds, objects = build(ground, make, delay_s, {})
     return Run(
         helpers=0, delay_s=delay_s, seconds=seconds, objects=objects, compile_ok=0, make=make
     )
@@ -210,7 +219,6 @@ def measure_alone(ground: Ground, delay_s: float) -> Run:
 
 def measure_helped(ground: Ground, helpers: int, delay_s: float) -> Run:
     """The headnode with helpers; raises HeadnodeError where anything else compiled than they."""
-    ground.delay(delay_s)
     options = cluster(helpers, ground.user).distcc
     with assembled(options, ground.yard) as crew:
         if crew.left_out:
@@ -218,7 +226,7 @@ def measure_helped(ground: Ground, helpers: int, delay_s: float) -> Run:
         before = ground.compiled()
         # -l is about the load of the machine, which here is that of the helpers as well.
         jobs = crew.make_options.partition(" ")[0]
-        seconds, objects = build(ground, jobs, {**crew.variables, "PATH": MASQUERADED})
+        seconds, objects = build(ground, jobs, delay_s, {**crew.variables, "PATH": MASQUERADED})
     compile_ok, done = ground.compiled() - before, account(ground.yard.folder)
     local = done.local if not ground.project.assembler else 0
     if (compile_ok, done.remote, local, done.fallbacks) != (objects, objects, 0, 0):
@@ -248,15 +256,18 @@ def measure(ground: Ground, rounds: int) -> list[Run]:
 def summary(runs: Sequence[Run], prefix: str = "") -> dict[str, object]:
     """The contract's keys and what they were worked out from. Pure."""
 
-    def best(helpers: int, delay_s: float) -> float:
-        return min(r.seconds for r in runs if (r.helpers, r.delay_s) == (helpers, delay_s))
+    def seconds(helpers: int, delay_s: float) -> list[float]:
+        return [r.seconds for r in runs if (r.helpers, r.delay_s) == (helpers, delay_s)]
+
+    def ratio(over: list[float], under: list[float]) -> float:
+        return round(statistics.median(a / b for a, b in zip(over, under, strict=True)), 2)
 
     keys: dict[str, object] = {
-        f"{prefix}speedup_{count}": round(best(0, DELAY_S) / best(count, DELAY_S), 2)
+        f"{prefix}speedup_{count}": ratio(seconds(0, DELAY_S), seconds(count, DELAY_S))
         for count in HELPERS
     }
     if any(not each.delay_s for each in runs):
-        keys[f"{prefix}overhead_ratio"] = round(best(1, 0.0) / best(0, 0.0), 2)
+        keys[f"{prefix}overhead_ratio"] = ratio(seconds(1, 0.0), seconds(0, 0.0))
     keys[f"{prefix}objects"] = runs[0].objects
     keys[f"{prefix}raw"] = [asdict(each) for each in runs]
     return keys
