@@ -247,10 +247,9 @@ def settle(settings: Mapping[str, Any], *, again: bool = False) -> dict[str, Any
     for source, target in pairs:
         put_in_place(source, target)
     made = make_initramfs(due)
-    said = status(flavour) | {"removed": [kernel.release for kernel in going]}
     if loader:
         switch(loader, due, changed=bool(going or pairs or made), again=again)
-    return said
+    return status(flavour) | {"removed": [kernel.release for kernel in going]}
 
 
 def settle_into(settings: Mapping[str, Any], report: dict[str, Any]) -> None:

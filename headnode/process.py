@@ -205,6 +205,7 @@ def missing_tool(*tools: str) -> EnvironmentLacksError:
 
 PACKAGES = {
     "distcc": "distcc (Debian), sys-devel/distcc (Gentoo)",
+    "busybox": "busybox-static (Debian), sys-apps/busybox (Gentoo)",
     "git": "git (Debian), dev-vcs/git (Gentoo)",
     "gpg": "gpg (Debian), app-crypt/gnupg (Gentoo)",
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",
@@ -213,6 +214,7 @@ PACKAGES = {
     "nginx": "nginx-light (Debian), www-servers/nginx (Gentoo)",
     "nsenter": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
     "pivot_root": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
+    "qemu-system-x86_64": "qemu-system-x86 (Debian), app-emulation/qemu (Gentoo)",
     "rsync": "rsync (Debian), net-misc/rsync (Gentoo)",
     "ssh": "openssh-client (Debian), net-misc/openssh (Gentoo)",
     "umount": "mount (Debian), sys-apps/util-linux (Gentoo)",
