@@ -271,6 +271,16 @@ def test_a_damaged_ledger_is_moved_aside_and_no_report_is_lost(server: Server, s
     assert kept.read_bytes() == b"junk" * 4096
 
 
+def test_a_ledger_that_is_good_is_not_moved_aside(site: Site) -> None:
+    """As when another process was quicker, and has begun a new one already."""
+    with Ledger.of(site) as ledger:
+        with ledger.store.writing():
+            pass
+        assert begin_anew(ledger, NOW) is None
+        assert ledger.store.file is not None
+        assert ledger.store.file.exists()
+
+
 def test_there_is_nothing_to_move_aside_where_there_is_no_ledger(site: Site) -> None:
     with Ledger.of(site) as ledger:
         assert begin_anew(ledger, NOW) is None
