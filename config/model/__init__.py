@@ -15,11 +15,12 @@ from config.model.build import Build, Class
 from config.model.fleet import Distcc, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
-from config.model.night import Ledger, Notices, Schedule
+from config.model.night import JOBS, Ledger, Notices, Schedule
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
 from config.values import Name, misplaced
 
 __all__ = [
+    "JOBS",
     "Binhost",
     "Build",
     "Class",
