@@ -28,7 +28,7 @@ PULL_SETTINGS = "/etc/headnode/pull.json"
 SECRET_PATH = "/etc/headnode/secret"  # noqa: S105 (where it is, not what)
 LIBRARY = "/usr/local/lib/headnode"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "order", "pull", "report")
+MODULES = ("__init__", "order", "pull", "report", "signature")
 # -I: neither the folder that it is started in nor root's own packages come into it.
 LAUNCHER = f"""#!/bin/sh
 # Brings this blade to what its ring has. Written by headnode.

@@ -16,8 +16,8 @@ from binhost.routes import Roots
 from binhost.server import Server, open_listener
 from binhost.site import Site as Served
 from blades import report as sending
-from blades.report import ADDRESS, BODY_BYTES, field
 from blades.secrets import secret_of, secrets_folder
+from blades.signature import ADDRESS, BODY_BYTES, field
 from config.model import Class, Cluster, State
 from headnode.inbox import Inbox, begin_anew, drain, rings_of
 from headnode.reports import report_routes
