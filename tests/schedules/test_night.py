@@ -17,7 +17,7 @@ from headnode import rehearsal
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
 STEPS = ["mirror-sync", "build", "publish", "rollout", "verify", "gc", "tidy"]
 
 
