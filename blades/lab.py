@@ -26,7 +26,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from config.portage import Rendered, is_program
+from blades.setup import mode_of
+from config.portage import Rendered
 from headnode.errors import NodeError
 from headnode.files import locked, remove_tree, write_atomic
 from headnode.node import (
@@ -159,8 +160,8 @@ def blade_spec(
         empty_in_upper(spec, folder)
     files = dict(setup.files)
     files |= {"/etc/hosts": (lab / "hosts").read_text(), "/etc/resolv.conf": ""}
-    write_upper(spec, {path: text for path, text in files.items() if not is_program(path)})
-    write_upper(spec, {path: files[path] for path in files if is_program(path)}, mode=0o755)
+    for mode in {mode_of(path) for path in files}:
+        write_upper(spec, {path: files[path] for path in files if mode_of(path) == mode}, mode=mode)
     for link, target in setup.links.items():
         path = spec.upper / link.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)

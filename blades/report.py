@@ -1,20 +1,10 @@
-"""A pull's report on its way to the headnode, signed with the blade's own secret.
+"""A pull's report on its way to the headnode: numbered, signed (`blades.signature`), and posted.
 
-The secret is never sent: a report carries an HMAC-SHA256 over the blade's name, a number, a nonce
-and the body's digest. A blade's numbers only grow, and the headnode takes none twice, so that a
-report that somebody recorded is worth nothing. No clock is asked: a blade whose clock is wrong by
-years has to be able to say so.
-
-    POST /api/v1/reports
-    Authorization: HeadnodeReport blade="blade01", number="17", nonce="…", mac="…"
-
-Runs on blades: only the standard library. The headnode checks with the same `mac`.
+Runs on blades: only the standard library.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import http.client
 import json
 import os
@@ -26,28 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blades.signature import ADDRESS, BODY_BYTES, field
+
 SECRET = Path("/etc/headnode/secret")
 NUMBER = Path("/var/lib/headnode/reported")
-SCHEME = "HeadnodeReport"
-ADDRESS = "/api/v1/reports"
-BODY_BYTES = 256 << 10  # the headnode refuses more
 LOG_BYTES = 64 << 10  # the end of a log says what went wrong
 TRIES = 3
 PAUSE_S = 5.0
 TIMEOUT_S = 20.0
-
-
-def mac(secret: bytes, blade: str, number: int, nonce: str, body: bytes) -> str:
-    """The signature of a report, in hex digits. Pure."""
-    digest = hashlib.sha256(body).hexdigest()
-    text = f"headnode report 1\n{blade}\n{number}\n{nonce}\n{digest}\n"
-    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
-
-
-def field(secret: bytes, blade: str, number: int, nonce: str, body: bytes) -> str:
-    """The Authorization field of a report. Pure."""
-    signature = mac(secret, blade, number, nonce, body)
-    return f'{SCHEME} blade="{blade}", number="{number}", nonce="{nonce}", mac="{signature}"'
 
 
 def body_of(report: Mapping[str, Any], log: bytes) -> bytes:

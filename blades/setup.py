@@ -34,7 +34,11 @@ PULL_SETTINGS = "/etc/headnode/pull.json"
 SECRET_PATH = "/etc/headnode/secret"  # noqa: S105 (where it is, not what)
 LIBRARY = "/usr/local/lib/headnode"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "grub", "image", "kernel", "order", "pull", "report", "tree")
+MODULES = (
+    "__init__",
+    *("grub", "image", "kernel", "order", "pull"),
+    *("report", "signature", "tree"),
+)
 # -I: neither the folder that it is started in nor root's own packages come into it.
 LAUNCHER = f"""#!/bin/sh
 # {{what}} Written by headnode.

@@ -15,7 +15,7 @@
     ├── BuildError               exit 1   a package did not build
     ├── PublishError             exit 1   a generation or a deployment could not be made
     │   └── GateError                     binhost.gates: with what every gate said
-    ├── RolloutError             exit 1   a rollout could not be started
+    ├── RolloutError             exit 1   a rollout could not be started, or was stopped
     └── LedgerError              exit 1   the database of runs and blades cannot be used
 
 An error says what failed, where, what was expected and found, and ends in what to do (`remedy`).
@@ -130,7 +130,9 @@ class PublishError(HeadnodeError):
 
 
 class RolloutError(HeadnodeError):
-    """A rollout could not be started."""
+    """A rollout could not be started, or was stopped."""
+
+    quotes = True
 
 
 class LedgerError(HeadnodeError):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blades.inventory import all_blades
 from headnode.errors import LedgerError
+from headnode.files import locked
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.pulls import Pulled
 from schedules.ledger.spool import Letter, Spool
@@ -71,17 +72,23 @@ def pulled_of(letter: Letter, rings: Mapping[str, str]) -> Pulled | None:
 
 
 def begin_anew(ledger: Ledger, now: datetime) -> Path | None:
-    """Move a damaged SQLite ledger aside, so that the next use makes a new one; where it is now."""
+    """Move a damaged SQLite ledger aside, so that the next use makes a new one; where it is now.
+
+    None, and nothing is done, if it is not damaged: another process has just moved it.
+    """
     path = ledger.store.file
-    if path is None or not path.exists():
+    if path is None:
         return None
-    ledger.store.close()
-    aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
-    path.replace(aside)
-    for more in ("-wal", "-shm"):  # SQLite would take them for the new one's
-        part = path.with_name(path.name + more)
-        if part.exists():
-            part.replace(aside.with_name(aside.name + more))
+    with locked(path.with_name("ledger.lock"), "headnode"):
+        if not ledger.store.is_damaged():
+            return None
+        ledger.store.close()
+        aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
+        path.replace(aside)
+        for more in ("-wal", "-shm"):  # SQLite would take them for the new one's
+            part = path.with_name(path.name + more)
+            if part.exists():
+                part.replace(aside.with_name(aside.name + more))
     return aside
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from blades import lab
 from blades.inventory import all_blades
 from blades.lab import HEADNODE, UPSTREAM, Lab
+from blades.secrets import secret_of
 from blades.setup import setup_files
 from config import template
 from config.load import atoms_of, load
@@ -134,7 +135,11 @@ def up(
         site.keys.make("headnode lab")
     files = {
         blade.name: setup_files(
-            site.cluster, blade, atoms_of(site.klass(blade.class_name)), site.keyring()
+            site.cluster,
+            blade,
+            atoms_of(site.klass(blade.class_name)),
+            site.keyring(),
+            secret_of(site.state, blade.name),
         )
         for blade in all_blades(site.cluster)
     }

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from binhost.replies import Reply, data_reply, text_reply
 from binhost.site import Request, Route
-from blades.report import ADDRESS, BODY_BYTES, SCHEME, mac
 from blades.secrets import read_secret
+from blades.signature import ADDRESS, BODY_BYTES, SCHEME, mac
 from schedules.ledger.spool import Letter, ReplayError, Spool
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from config.model import Schedule
-from headnode.errors import BusyError, HeadnodeError
+from headnode.errors import BusyError, HeadnodeError, LedgerError
 from headnode.files import locked, write_atomic
+from headnode.inbox import begin_anew
 from headnode.process import end_group, environment
 from schedules.due import Known, Start, lines_since, next_due, plan
 from schedules.ledger import runs
@@ -151,7 +152,8 @@ class Scheduler:
         argv = [sys.executable, "-m", "headnode", "--config", str(self._config)]
         argv += ["schedule", "run", start.job]
         argv += ["--due", start.due.isoformat(timespec="seconds")] if start.due else []
-        path = site.state / "logs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{start.job}.log"
+        moment = start.due or datetime.now(UTC)  # of one night one file, however often it is begun
+        path = site.state / "logs" / f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{start.job}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         log.info("job %s starts, its log is %s", start.job, path)
         with path.open("a") as file:
@@ -172,16 +174,30 @@ class Scheduler:
 def due_now(site: Site, now: datetime) -> list[Start]:
     """What is to run now; the jobs' lock has to be held, so that no run is at work.
 
+    A damaged ledger is begun anew: the last night is then done over, which finds nothing to do.
+
     Raises:
         LedgerError: nobody knows.
     """
-    with Ledger.of(site) as ledger, ledger.store.reading() as connection:
-        known = Known(
+    with Ledger.of(site) as ledger:
+        try:
+            known = _known(site, ledger)
+        except LedgerError as error:
+            aside = begin_anew(ledger, now) if error.damaged else None
+            if aside is None:
+                raise
+            log.error("a new ledger is begun, the damaged one is %s", aside)
+            known = _known(site, ledger)
+    return plan(site.cluster.schedule, known, now)
+
+
+def _known(site: Site, ledger: Ledger) -> Known:
+    with ledger.store.reading() as connection:
+        return Known(
             since={job: since for job, (_, since) in read_lines(site).items()},
             last_due=runs.last_due(connection, headnode_name()),
             cut_off=runs.cut_off(connection, headnode_name()),
         )
-    return plan(site.cluster.schedule, known, now)
 
 
 def lines_path(site: Site) -> Path:

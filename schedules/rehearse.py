@@ -312,6 +312,7 @@ def _values(ground: Ground) -> dict[str, object]:
     }
     return {
         "state": {"path": str(ground.state), "reserve_mib": 0},
+        "schedule": {"jobs": {}},  # it has no nights of its own
         "serve": cluster.serve.model_dump(mode="json", exclude_none=True),
         "mirror": {"repos": repos},
         "classes": {ground.class_name: {"rings": rings}},

@@ -145,7 +145,7 @@ class _Runner:
         if tries > MOST_TRIES:
             error = f"was begun {MOST_TRIES} times and never came to an end"
         else:
-            said, error = self._do(task)
+            said, error = self._do_or_stop(task)
         outcome = State.FAILED if error else State.OK
         self._write(
             lambda connection: runs.end_step(
@@ -154,6 +154,17 @@ class _Runner:
         )
         log.info("run %d: %s: %s", number, task.name, error or said)
         return error
+
+    def _do_or_stop(self, task: Task) -> tuple[str, str]:
+        try:
+            return self._do(task)
+        except (KeyboardInterrupt, SystemExit):
+            self._write(
+                lambda connection: runs.end_step(
+                    *(connection, self._number, task.name, State.STOPPED), now=self._work.clock()
+                )
+            )
+            raise
 
     def _do(self, task: Task) -> tuple[str, str]:
         """What came of a task, or why it failed. Who holds a lock is waited for."""

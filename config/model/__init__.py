@@ -18,11 +18,12 @@ from config.model.fleet import Distcc, DistccMode, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.kernel import Kernel, Loader, Openmosix
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
-from config.model.night import Ledger, Notices, Schedule
+from config.model.night import JOBS, Ledger, Notices, Schedule
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
 from config.values import Name, misplaced
 
 __all__ = [
+    "JOBS",
     "Binhost",
     "Build",
     "Class",

@@ -8,7 +8,7 @@ from types import FrameType
 
 import click
 
-from config.model.night import JOBS
+from config.model import JOBS
 from headnode.commands.bladestates import shown
 from headnode.commands.context import Settings, json_option, now
 from headnode.console import Watcher, note, say, show_json, table

@@ -120,13 +120,17 @@ def end(connection: Connection, run: int, outcome: State, error: str, now: datet
 
 
 def begin_step(connection: Connection, run: int, number: int, name: str, now: datetime) -> int:
-    """Write down that a step begins; how many times it has begun by now."""
+    """Write down that a step begins; how many times it has by now.
+
+    One that was asked to stop in good order has not spent a try.
+    """
     this = and_(steps.c.run == run, steps.c.name == name)
-    row = connection.execute(select(steps.c.tries).where(this)).first()
+    row = connection.execute(select(steps.c.tries, steps.c.outcome).where(this)).first()
     if row is not None:
-        values = {"outcome": State.RUNNING.value, "tries": row.tries + 1, "started": now}
+        tries = int(row.tries) + int(row.outcome != State.STOPPED.value)
+        values = {"outcome": State.RUNNING.value, "tries": tries, "started": now}
         connection.execute(update(steps).where(this).values(finished=None, error="", **values))
-        return int(row.tries) + 1
+        return tries
     first = {"run": run, "number": number, "name": name, "started": now, "tries": 1}
     first |= {"outcome": State.RUNNING.value, "said": "", "error": ""}
     connection.execute(insert(steps).values(first))

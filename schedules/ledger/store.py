@@ -65,6 +65,18 @@ class Store:
         is_file = self.url.get_backend_name() == "sqlite" and self.url.database
         return Path(str(self.url.database)) if is_file else None
 
+    def is_damaged(self) -> bool:
+        """Whether SQLite itself says that its file is damaged; reads all of it."""
+        if self.file is None or not self.file.exists():
+            return False
+        self.close()
+        try:
+            with self.reading() as connection:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        except LedgerError as error:
+            return error.damaged
+        return str(found) != "ok"
+
     @property
     def is_new(self) -> bool:
         """Whether nobody has written anything yet, as far as can be told without a connection."""

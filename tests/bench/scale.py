@@ -33,8 +33,9 @@ from pathlib import Path
 
 import sqlalchemy
 
-from blades.report import ADDRESS, body_of, field
+from blades.report import body_of
 from blades.secrets import SECRET_BYTES, secrets_folder
+from blades.signature import ADDRESS, field
 from headnode.process import environment
 
 CLIENT_PROCESSES, CLIENTS = 2, 29

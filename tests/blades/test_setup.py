@@ -85,6 +85,7 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/usr/local/lib/headnode/blades/order.py",
         "/usr/local/lib/headnode/blades/pull.py",
         "/usr/local/lib/headnode/blades/report.py",
+        "/usr/local/lib/headnode/blades/signature.py",
         "/usr/local/lib/headnode/blades/tree.py",
         "/usr/local/sbin/headnode-kernel",
         "/usr/local/sbin/headnode-pull",

@@ -16,8 +16,8 @@ from binhost.routes import Roots
 from binhost.server import Server, open_listener
 from binhost.site import Site as Served
 from blades import report as sending
-from blades.report import ADDRESS, BODY_BYTES, field
 from blades.secrets import secret_of, secrets_folder
+from blades.signature import ADDRESS, BODY_BYTES, field
 from config.model import Class, Cluster, State
 from headnode.inbox import Inbox, begin_anew, drain, rings_of
 from headnode.reports import report_routes
@@ -269,6 +269,16 @@ def test_a_damaged_ledger_is_moved_aside_and_no_report_is_lost(server: Server, s
         assert ledger.blades()["blade1"].generation == 7
     [kept] = site.state.glob("headnode.sqlite.damaged-*")
     assert kept.read_bytes() == b"junk" * 4096
+
+
+def test_a_ledger_that_is_good_is_not_moved_aside(site: Site) -> None:
+    """As when another process was quicker, and has begun a new one already."""
+    with Ledger.of(site) as ledger:
+        with ledger.store.writing():
+            pass
+        assert begin_anew(ledger, NOW) is None
+        assert ledger.store.file is not None
+        assert ledger.store.file.exists()
 
 
 def test_there_is_nothing_to_move_aside_where_there_is_no_ledger(site: Site) -> None:

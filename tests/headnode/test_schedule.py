@@ -18,7 +18,8 @@ import pytest
 from config.load import load
 from headnode.cli import run
 from headnode.files import locked
-from headnode.scheduler import Scheduler, lines_path, note_lines, read_lines
+from headnode.scheduler import Scheduler, due_now, lines_path, note_lines, read_lines
+from schedules.due import Start
 from schedules.ledger import runs
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.runs import Claim, State
@@ -263,6 +264,14 @@ def test_a_damaged_ledger_keeps_no_job_from_running(
     [aside] = site.state.glob("headnode.sqlite.damaged-*")
     assert aside.read_bytes() == b"junk" * 4096
     assert f"It is {aside} now." in capsys.readouterr().err
+
+
+def test_a_damaged_ledger_keeps_the_daemon_from_no_night(site: Site) -> None:
+    was_off_since_yesterday(site)
+    (site.state / "headnode.sqlite").write_bytes(b"junk" * 4096)
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert due_now(site, midnight + timedelta(hours=1)) == [Start(job="gc", due=midnight)]
+    assert len(list(site.state.glob("headnode.sqlite.damaged-*"))) == 1
 
 
 def test_a_running_job_that_is_told_to_end_can_be_gone_on_with(site: Site) -> None:

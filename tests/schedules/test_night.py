@@ -2,20 +2,36 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headnode import rehearsal
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
 STEPS = ["mirror-sync", "build", "publish", "rollout", "verify", "gc", "tidy"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterator[Rehearsal]:
+    """A lab without gates, whose tests are elsewhere: the night is to be short."""
+    folder = tmp_path_factory.mktemp("lab")
+    with rehearsal.running(folder, 3, cache=tarballs) as up:
+        text = up.config.read_text()
+        written = re.sub(r"^gates = \[[^]]*\]$", "gates = []", text, flags=re.MULTILINE)
+        assert written != text
+        up.config.write_text(written)
+        rehearsal.start_headnode(up)
+        yield up
 
 
 def night(running: Rehearsal, code: int = 0) -> dict[str, Any]:
@@ -101,3 +117,30 @@ def test_the_next_night_heals_it(running: Rehearsal) -> None:
     assert run["outcome"] == "ok"
     assert {each["generation"] for each in blades(running).values()} == {3}
     assert Path(running.config.parent / "state/headnode.sqlite").exists()
+
+
+SEND = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, "/usr/local/lib/headnode")
+from blades.report import send
+settings = json.loads(Path("/etc/headnode/pull.json").read_text())
+said = {"result": "failed", "error": "sent by the blade", "blade": settings["blade"]}
+print(send(settings, said, Path("/etc/hosts")) or "taken")
+"""
+
+
+def test_a_blade_reports_by_itself_over_http_to_the_serving_headnode(running: Rehearsal) -> None:
+    """By the blade's own Python, with the secret that it was given, through the daemon."""
+    blade = running.lab.node("blade03")
+    done = blade.run(["python3", "-I", "-c", SEND], timeout_s=120)
+    assert done.output == "taken\n"
+    deadline = time.monotonic() + 60
+    while blades(running)["blade03"]["error"] != "sent by the blade":
+        assert time.monotonic() < deadline, "the report never came into the ledger"
+        time.sleep(0.5)
+    shown = json.loads(running.headnode("blades", "show", "blade03", "--json").output)
+    assert (shown["reports"][0]["number"], shown["result"], shown["generation"]) == (1, "failed", 3)
+    assert shown["reports"][0]["log"].startswith("127.0.0.1")
+    mode = blade.run(["stat", "-c", "%a", "/etc/headnode/secret"], timeout_s=60)
+    assert mode.output == "600\n"

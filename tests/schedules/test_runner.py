@@ -229,6 +229,17 @@ def test_a_run_that_is_asked_to_stop_is_gone_on_with(work: Work, site: Site) -> 
     assert done(site) == list(NAMES)
 
 
+def test_a_daemon_that_is_restarted_again_and_again_spends_no_tries(work: Work, site: Site) -> None:
+    chosen = tasks(site, "publish", "before", fails(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        begin(work, "nightly", chosen, why="x", due=NIGHT)
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            go_on(work, chosen)
+    run = go_on(work, tasks(site))
+    assert (run.outcome, [step.tries for step in run.steps]) == ("ok", [1] * 5)
+
+
 def test_who_holds_a_lock_is_waited_for(work: Work, site: Site) -> None:
     held = [1, 2, 3]
 
