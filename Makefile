@@ -41,6 +41,7 @@ bench-http: ready ## our HTTP server against nginx; the last line is JSON
 docs: ready ## renew what is generated in docs/
 	@$(PY) -m config.reference > docs/options.md
 	@$(PY) -m headnode.reference > docs/commands.md
+	@$(PY) -m headnode.status.api > docs/openapi.json
 
 .PHONY: clean
 clean: ## remove the environment, the lab and all caches

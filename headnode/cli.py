@@ -27,6 +27,7 @@ from headnode.commands import (
     rings,
     rollout,
     serve,
+    status,
     takeover,
 )
 from headnode.commands.context import Settings
@@ -62,7 +63,7 @@ def cli(context: click.Context, config_path: Path | None, verbose: bool) -> None
 for command in (
     *(init.init, mirror.mirror, build.build, rings.publish, rings.promote, rings.rollback),
     *(generations.generations, rollout.rollout, blades.blades, distcc.distcc, keys.keys),
-    *(serve.serve, lab.lab),
+    *(serve.serve, status.status, lab.lab),
     *(binhost.binhost, takeover.take_over, doctor.doctor),
 ):
     cli.add_command(command)

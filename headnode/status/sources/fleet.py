@@ -1,0 +1,37 @@
+"""What is known of blades and of runs: the one place that knows how the ledger keeps them.
+
+Without a ledger nothing is known, which a status shows as "never".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from headnode.status.model import Helper, NextRun, Pull, Rollout, Run
+from schedules.site import Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What is remembered. Blades by name; `drained` says why; `pulling` are at it now."""
+
+    last: Mapping[str, Pull] = field(default_factory=dict)
+    reached: Mapping[str, Pull] = field(default_factory=dict)  # the last one that was good
+    drained: Mapping[str, str] = field(default_factory=dict)
+    pulling: frozenset[str] = frozenset()
+    runs: tuple[Run, ...] = ()
+    next_runs: tuple[NextRun, ...] = ()
+    rollout: Rollout | None = None
+    helpers: tuple[Helper, ...] = ()
+
+
+def read_fleet(site: Site, now: datetime) -> Fleet:
+    """Everything that a status takes from the records of rollouts, runs and helpers."""
+    return Fleet()
+
+
+def pulls_of(site: Site, blade: str) -> tuple[tuple[Pull, ...], str]:
+    """The pulls of a blade, newest first, and the log of the last one."""
+    return (), ""
