@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 
 from blades.inventory import Blade as Place
-from headnode.status.model import Blade, Health, Pull, Ring
-from headnode.status.sources.fleet import Fleet
+from headnode.status.model import Blade, Health, Ring
+from headnode.status.sources.fleet import Fleet, Heard
 
 SAYS_NOTHING = "no answer"
 NO_ANSWER = frozenset({"unreached", "timed out"})  # schedules.rollout.Result
@@ -21,8 +20,7 @@ def blades(
         blade(
             place,
             wanted.get((place.class_name, place.ring)),
-            last=fleet.last.get(place.name),
-            reached=fleet.reached.get(place.name),
+            fleet.heard.get(place.name),
             drained=fleet.drained.get(place.name),
             pulling=place.name in fleet.pulling,
         )
@@ -33,56 +31,46 @@ def blades(
 def blade(
     place: Place,
     wanted: int | None,
+    heard: Heard | None,
     *,
-    last: Pull | None,
-    reached: Pull | None,
     drained: str | None = None,
     pulling: bool = False,
 ) -> Blade:
-    """One blade; `last` is its last pull, `reached` the last that was good."""
-    has = reached.generation if reached else None
-    health = _health(last, has, wanted, drained is not None, pulling)
+    """One blade; `heard` is None where nothing ever was."""
+    health = _health(heard, wanted, drained is not None, pulling)
     return Blade(
         name=place.name,
         class_name=place.class_name,
         ring=place.ring,
         health=health,
-        generation=has,
+        generation=heard.generation if heard else None,
         wanted=wanted,
-        seen=_seen(last, reached),
-        note=_note(health, last, has, wanted, drained or ""),
+        seen=heard.seen if heard else None,
+        kernel=heard.kernel if heard else "",
+        kernel_due=heard.kernel_due if heard else "",
+        note=_note(health, heard, wanted, drained or ""),
     )
 
 
-def _health(
-    last: Pull | None, has: int | None, wanted: int | None, is_drained: bool, pulling: bool
-) -> Health:
+def _health(heard: Heard | None, wanted: int | None, is_drained: bool, pulling: bool) -> Health:
     if is_drained:
         return Health.DRAINED
     if pulling:
         return Health.PULLING
-    if last is None:
+    if heard is None:
         return Health.NEVER
-    if not last.good:
-        return Health.UNREACHED if last.result in NO_ANSWER else Health.FAILED
-    return Health.GOOD if has == wanted else Health.BEHIND
+    if not heard.good:
+        return Health.UNREACHED if heard.result in NO_ANSWER else Health.FAILED
+    return Health.GOOD if heard.generation == wanted else Health.BEHIND
 
 
-def _seen(last: Pull | None, reached: Pull | None) -> datetime | None:
-    answered = [each.at for each in (last, reached) if each and each.result not in NO_ANSWER]
-    return max(answered, default=None)
-
-
-def _note(
-    health: Health, last: Pull | None, has: int | None, wanted: int | None, drained: str
-) -> str:
-    match health:
-        case Health.DRAINED:
-            return drained
-        case Health.FAILED | Health.UNREACHED if last:
-            return "" if last.error == SAYS_NOTHING else last.error
-        case Health.BEHIND:
-            return f"has generation {has}, its ring {wanted}"
+def _note(health: Health, heard: Heard | None, wanted: int | None, drained: str) -> str:
+    if health is Health.DRAINED or heard is None:
+        return drained
+    if health in (Health.FAILED, Health.UNREACHED):
+        return "" if heard.error == SAYS_NOTHING else heard.error
+    if health is Health.BEHIND:
+        return f"has generation {heard.generation}, its ring {wanted}"
     return ""
 
 

@@ -57,7 +57,8 @@ class Pull(Fact):
 class Blade(Fact):
     """A blade: `generation` is what it has, as far as is known, `wanted` what its ring has.
 
-    `seen` is when it last answered, `note` why it is as it is, in a line.
+    `seen` is when it last answered, `kernel` what it runs and `kernel_due` what it is to boot,
+    `note` why it is as it is.
     """
 
     name: Line
@@ -67,6 +68,8 @@ class Blade(Fact):
     generation: int | None = None
     wanted: int | None = None
     seen: datetime | None = None
+    kernel: Line = ""
+    kernel_due: Line = ""
     note: Line = ""
 
 

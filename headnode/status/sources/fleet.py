@@ -14,11 +14,28 @@ from schedules.site import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What was heard of a blade last: how its newest pull ended (`schedules.rollout.Result`).
+
+    `generation` is what it was brought to by the last good one; `seen` is when it last answered,
+    `tried` when it last was to. `kernel` is the one that runs, `kernel_due` the one to be booted.
+    """
+
+    result: str
+    good: bool
+    tried: datetime
+    seen: datetime | None
+    generation: int | None
+    error: str = ""
+    kernel: str = ""
+    kernel_due: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """What is remembered. Blades by name; `drained` says why; `pulling` are at it now."""
 
-    last: Mapping[str, Pull] = field(default_factory=dict)
-    reached: Mapping[str, Pull] = field(default_factory=dict)  # the last one that was good
+    heard: Mapping[str, Heard] = field(default_factory=dict)
     drained: Mapping[str, str] = field(default_factory=dict)
     pulling: frozenset[str] = frozenset()
     runs: tuple[Run, ...] = ()

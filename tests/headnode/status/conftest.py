@@ -26,9 +26,9 @@ from binhost.site import Site as Served
 from config.load import from_values
 from headnode.rehearsal import rings
 from headnode.status import gather
-from headnode.status.model import NextRun, Pull, Run
+from headnode.status.model import NextRun, Run
 from headnode.status.routes import PATHS
-from headnode.status.sources.fleet import Fleet
+from headnode.status.sources.fleet import Fleet, Heard
 from headnode.status.views import Views
 from mirror.sets import write_set
 from mirror.status import Status as MirrorStatus
@@ -191,32 +191,24 @@ def fill(site: Site) -> None:
 def night_of(site: Site) -> Fleet:
     """What the blades and the schedule did in the night: nearly all of it is good."""
     blades = [name for ring in site.cluster.classes["blade"].rings.values() for name in nodes(ring)]
-    newest, wave = 5, NIGHT + timedelta(minutes=68)
-    last, reached = {}, {}
+    wave, heard = NIGHT + timedelta(minutes=68), {}
     for number, name in enumerate(blades):
         at = wave + timedelta(seconds=11 * number % 900)
-        good = Pull(at=at, result="updated", good=True, generation=newest, packages=9, seconds=14.2)
-        last[name] = reached[name] = good
+        good = Heard(result="updated", good=True, tried=at, seen=at, generation=5, kernel="6.12.16")
+        heard[name] = good
         if name.endswith("17"):
-            before = NIGHT - timedelta(days=1)
-            reached[name] = good.model_copy(update={"generation": 4, "at": before})
             error = "emerge failed with exit code 1: no space left on device"
-            last[name] = good.model_copy(
-                update={"result": "failed", "good": False, "error": error, "generation": 5}
-            )
+            heard[name] = replace(good, result="failed", good=False, generation=4, error=error)
         if name.endswith(("31", "32")):
             before = NIGHT - timedelta(days=2)
-            reached[name] = good.model_copy(update={"generation": 3, "at": before})
-            last[name] = good.model_copy(
-                update={"result": "unreached", "good": False, "error": "no answer"}
+            heard[name] = replace(
+                good, result="unreached", good=False, seen=before, generation=3, error="no answer"
             )
         if name.endswith("44"):
-            before = NIGHT - timedelta(days=1)
-            last[name] = reached[name] = good.model_copy(update={"generation": 4, "at": before})
+            heard[name] = replace(good, generation=4)
     drained = {name: "memory is to be replaced" for name in blades if name.endswith("50")}
     return Fleet(
-        last=last,
-        reached=reached,
+        heard=heard,
         drained=drained,
         runs=runs(),
         next_runs=(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -60,9 +61,10 @@ def test_hostile_text_sends_nothing_to_the_terminal(
     look: Callable[..., Any], clock: Callable[[], datetime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = look(58)
-    last = looked.fleet.last["blade17"]
-    attack = type(last)(**{**dict(last), "error": "\x1b]0;owned\x07\x1b[2J[bold]markup[/bold]"})
-    looked.fleet.last["blade17"] = attack  # type: ignore[index]
+    error = "\x1b]0;owned\x07\x1b[2J[bold]markup[/bold]"
+    attack = replace(looked.fleet.heard["blade17"], error=error)
+    fleet = replace(looked.fleet, heard={**looked.fleet.heard, "blade17": attack})
+    monkeypatch.setattr("headnode.status.gather.read_fleet", lambda site, now: fleet)
     text = shown(Gatherer(looked.site).status(clock()))
     assert "\x1b" not in text
     assert "[bold]markup[/bold]" in text

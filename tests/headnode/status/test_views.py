@@ -14,7 +14,7 @@ import pytest
 
 from binhost.server import Server
 from headnode.status import views as views_module
-from headnode.status.model import Fact
+from headnode.status.model import Fact, Pull
 from headnode.status.views import POLICY, Views
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\x1b[2J\u202e"
@@ -69,10 +69,11 @@ def page(look: Look, serve: Serve) -> Server:
 def hostile(look: Look, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A cluster in which everything that others may write is an attack."""
     looked = look(58)
-    pull = again(looked.fleet.last["blade17"], error=HOSTILE, changes=(HOSTILE,) * 9)
+    bad = replace(looked.fleet.heard["blade17"], error=HOSTILE, kernel=HOSTILE)
+    pull = Pull(at=bad.tried, result=HOSTILE, good=False, error=HOSTILE, changes=(HOSTILE,) * 9)
     changed = replace(
         looked.fleet,
-        last={**looked.fleet.last, "blade17": pull},
+        heard={**looked.fleet.heard, "blade17": bad},
         drained={"blade50": HOSTILE},
         runs=tuple(again(run, note=HOSTILE) for run in looked.fleet.runs),
     )
