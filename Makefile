@@ -43,6 +43,11 @@ docs: ready ## renew what is generated in docs/
 	@$(PY) -m headnode.reference > docs/commands.md
 	@$(PY) -m headnode.status.api > docs/openapi.json
 
+.PHONY: screens
+screens: ready ## renew the manual's screenshots, in docs/img
+	@mkdir -p docs/img
+	@SCREENS=docs/img $(PY) -m pytest -q tests/headnode/status/test_screens.py -k fits
+
 .PHONY: clean
 clean: ## remove the environment, the lab and all caches
 	@! test -x .venv/bin/headnode || .venv/bin/headnode lab down

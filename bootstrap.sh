@@ -28,6 +28,7 @@ gpg:gpg:app-crypt/gnupg
 gpg-agent:gpg-agent:app-crypt/gnupg
 nginx:nginx-light:www-servers/nginx
 git:git:dev-vcs/git
+chromium:chromium:www-client/chromium
 "
 
 say() { printf '%s\n' "$*" >&2; }

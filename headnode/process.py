@@ -204,6 +204,7 @@ def missing_tool(*tools: str) -> EnvironmentLacksError:
 
 
 PACKAGES = {
+    "chromium": "chromium (Debian), www-client/chromium (Gentoo)",
     "git": "git (Debian), dev-vcs/git (Gentoo)",
     "gpg": "gpg (Debian), app-crypt/gnupg (Gentoo)",
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",
