@@ -81,6 +81,7 @@ class Gatherer:
                 generations=generations,
                 repos=repos,
                 runs=known.runs,
+                rollout=known.rollout,
                 problems=problems.points,
             ),
             classes=tuple(site.cluster.classes),

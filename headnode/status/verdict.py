@@ -16,6 +16,7 @@ from headnode.status.model import (
     Point,
     Repo,
     Ring,
+    Rollout,
     Run,
     Verdict,
 )
@@ -25,6 +26,7 @@ LATE = timedelta(hours=36)  # behind its ring for longer than a night and a day 
 EXPIRES_SOON = timedelta(hours=48)
 MOST_NAMES = 48  # letters of a node set in a sentence; a longer one is only counted there
 FAILED_RUN = "failed"
+_ENDS = {"stopped": "was stopped", "interrupted": "was interrupted"}
 FIRST_STEPS = "headnode mirror sync && headnode build && headnode publish"
 
 
@@ -36,6 +38,7 @@ def judge(
     generations: Sequence[Generation],
     repos: Iterable[Repo],
     runs: Sequence[Run] = (),
+    rollout: Rollout | None = None,
     problems: Iterable[Point] = (),
 ) -> Verdict:
     """The verdict on what was gathered; `problems` are what could not be."""
@@ -45,6 +48,7 @@ def judge(
         *_of_rings(rings, now),
         *_of_repos(repos),
         *_of_runs(runs),
+        *_of_rollout(rollout),
         *_of_publishing(generations),
     ]
     points.sort(key=lambda point: ORDER.index(point.level))
@@ -150,6 +154,16 @@ def _of_runs(runs: Sequence[Run]) -> Iterator[Point]:
                 text=f"The job {run.job} failed on {run.ended:%Y-%m-%d %H:%M} UTC: {run.note}.",
                 remedy=f"headnode schedule run {run.job}",
             )
+
+
+def _of_rollout(rollout: Rollout | None) -> Iterator[Point]:
+    if rollout and rollout.ended and rollout.state != "done":
+        said = f" ({rollout.note})" if rollout.note else ""
+        yield Point(
+            level=Level.BAD,
+            text=f"The last rollout {_ENDS.get(rollout.state, rollout.state)}{said}.",
+            remedy="headnode rollout status",
+        )
 
 
 def _of_publishing(generations: Sequence[Generation]) -> Iterator[Point]:

@@ -120,6 +120,16 @@ def _all_events(status: Status) -> Iterator[Event]:
 
 def _remembered(status: Status) -> Iterator[Event]:
     """What steps leave behind, whether or not a run is on record."""
+    if it := status.rollout:
+        state = "running" if it.ended is None else "good" if it.state == "done" else "failed"
+        yield Event(
+            row="rollout",
+            start=it.started,
+            end=it.ended,
+            state=state,
+            text=f"rollout: {it.state} {it.note}".rstrip(),
+            label=duration(((it.ended or status.now) - it.started).total_seconds()),
+        )
     for repo in status.repos:
         if repo.last_good is not None:
             yield _moment("sync", repo.last_good, f"{repo.name} was synced", repo.name)

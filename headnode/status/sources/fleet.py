@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from headnode.status.model import Helper, NextRun, Pull, Rollout, Run
+from headnode.status.sources.rollouts import drained, read_rollout
 from schedules.site import Site
 
 
@@ -46,7 +47,8 @@ class Fleet:
 
 def read_fleet(site: Site, now: datetime) -> Fleet:
     """Everything that a status takes from the records of rollouts, runs and helpers."""
-    return Fleet()
+    rollout, pulling = read_rollout(site)
+    return Fleet(drained=drained(site), pulling=pulling, rollout=rollout)
 
 
 def pulls_of(site: Site, blade: str) -> tuple[tuple[Pull, ...], str]:
