@@ -132,7 +132,7 @@ def _remembered(status: Status) -> Iterator[Event]:
         )
     for repo in status.repos:
         if repo.last_good is not None:
-            yield _moment("sync", repo.last_good, f"{repo.name} was synced", repo.name)
+            yield _moment("mirror-sync", repo.last_good, f"{repo.name} was synced", repo.name)
     for build in status.builds:
         if build.finished is not None and build.seconds is not None:
             start = build.finished - timedelta(seconds=build.seconds)
@@ -151,7 +151,7 @@ def _moment(row: str, at: datetime, text: str, label: str) -> Event:
     return Event(row=row, start=at, end=at, state="moment", text=text, label=label)
 
 
-ROWS = ("night", "sync", "build", "gates", "publish", "rings", "rollout")
+ROWS = ("nightly", "mirror-sync", "build", "gates", "publish", "rings", "rollout")
 
 
 def draw(found: Sequence[Event], now: datetime) -> Timeline | None:

@@ -7,7 +7,8 @@ again costs nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ClusterShell.NodeSet import NodeSet
 
@@ -61,6 +62,29 @@ def _ring(binhost: Binhost, name: str, nodes: str) -> Ring:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What may have changed since the last look: which generations there are, and where."""
+
+    binhost: Binhost
+    numbers: list[int]
+    rings: Mapping[int, tuple[str, ...]]
+    tags: Mapping[str, int]
+
+    @classmethod
+    def at(cls, binhost: Binhost) -> _Look:
+        placed: dict[int, tuple[str, ...]] = {}
+        for ring in binhost.rings():
+            if current := ring.current():
+                placed[current.generation] = (*placed.get(current.generation, ()), ring.name)
+        return cls(
+            binhost=binhost,
+            numbers=binhost.generations.numbers(),
+            rings=placed,
+            tags=read_tags(binhost.folder),
+        )
+
+
 class Archive:
     """The generations of a cluster."""
 
@@ -74,8 +98,8 @@ class Archive:
         Raises:
             PublishError: a record is damaged.
         """
-        numbers = self._site.binhost(class_name).generations.numbers()[-most:]
-        return [self.detail(class_name, number).generation for number in reversed(numbers)]
+        look = _Look.at(self._site.binhost(class_name))
+        return [self._detail(look, number).generation for number in reversed(look.numbers[-most:])]
 
     def detail(self, class_name: str, number: int) -> GenerationDetail:
         """All about one generation.
@@ -85,19 +109,17 @@ class Archive:
             PublishError: there is no such generation, or a record is damaged.
         """
         self._site.klass(class_name)
-        binhost = self._site.binhost(class_name)
-        before = max((n for n in binhost.generations.numbers() if n < number), default=None)
-        key = (class_name, number, before)
+        return self._detail(_Look.at(self._site.binhost(class_name)), number)
+
+    def _detail(self, look: _Look, number: int) -> GenerationDetail:
+        before = max((each for each in look.numbers if each < number), default=None)
+        key = (look.binhost.class_name, number, before)
         if key not in self._kept:
-            self._kept[key] = self._work_out(binhost, number, before)
+            self._kept[key] = self._work_out(look.binhost, number, before)
         kept = self._kept[key]
-        now = kept.generation.model_copy(
-            update={
-                "rings": tuple(_rings_with(binhost, number)),
-                "tags": tuple(names_of(read_tags(binhost.folder), number)),
-            }
-        )
-        return kept.model_copy(update={"generation": now})
+        now = {"rings": look.rings.get(number, ()), "tags": tuple(names_of(look.tags, number))}
+        generation = kept.generation.model_copy(update=now)
+        return kept.model_copy(update={"generation": generation})
 
     def _work_out(self, binhost: Binhost, number: int, before: int | None) -> GenerationDetail:
         record = binhost.generations.read(number)
@@ -132,13 +154,6 @@ def _first(number: int) -> Difference:
         atoms_added=(),
         atoms_removed=(),
     )
-
-
-def _rings_with(binhost: Binhost, number: int) -> Iterable[str]:
-    for ring in binhost.rings():
-        current = ring.current()
-        if current is not None and current.generation == number:
-            yield ring.name
 
 
 def counts(changes: Iterable[PackageChange]) -> Counts:

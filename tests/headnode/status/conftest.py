@@ -212,7 +212,7 @@ def night_of(site: Site) -> Fleet:
         drained=drained,
         runs=runs(),
         next_runs=(
-            NextRun(job="night", at=NIGHT + timedelta(days=1)),
+            NextRun(job="nightly", at=NIGHT + timedelta(days=1)),
             NextRun(job="verify", at=NIGHT + timedelta(days=3, hours=4)),
         ),
     )
@@ -228,8 +228,8 @@ def runs() -> tuple[Run, ...]:
     def step(name: str, start: float, minutes: float, note: str) -> Run:
         begun = NIGHT + timedelta(minutes=start)
         return Run(
-            id="n5" if name else "night-5",
-            job="night",
+            id="n5" if name else "nightly-5",
+            job="nightly",
             step=name,
             started=begun,
             ended=begun + timedelta(minutes=minutes),
@@ -242,7 +242,7 @@ def runs() -> tuple[Run, ...]:
         step("rollout", 42, 3, "wave 1: 2 of 2 blades"),
         step("publish", 31, 9, "generation 5, 4 gates passed"),
         step("build", 4, 27, "2 packages built"),
-        step("sync", 0, 4, "gentoo: new"),
+        step("mirror-sync", 0, 4, "gentoo: new"),
         step("", 0, 83, "generation 5 is everywhere but on 4 blades"),
     )
 

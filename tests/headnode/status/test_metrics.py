@@ -67,8 +67,8 @@ def test_an_alert_can_be_made_of_age_verdict_and_expiry(samples: Samples) -> Non
     assert synced == datetime.fromisoformat("2026-03-04T01:34:00Z").timestamp()
     assert value(samples, "mirror_stale", repo="gentoo") == 0
     assert value(samples, "build_seconds", **{"class": "blade"}) == 1510
-    assert value(samples, "run_failed", job="night") == 0
-    assert value(samples, "next_run_timestamp_seconds", job="night") == (
+    assert value(samples, "run_failed", job="nightly") == 0
+    assert value(samples, "next_run_timestamp_seconds", job="nightly") == (
         datetime.fromisoformat("2026-03-05T01:30:00Z").timestamp()
     )
 

@@ -64,9 +64,9 @@ def event(row: str, start_min: float, end_min: float | None, state: str = "good"
 
 
 def test_bars_lie_where_their_times_are() -> None:
-    found = draw([event("build", 0, 30), event("sync", 30, 60)], START + timedelta(hours=5))
+    found = draw([event("build", 0, 30), event("mirror-sync", 30, 60)], START + timedelta(hours=5))
     assert found is not None
-    assert [row.name for row in found.rows] == ["sync", "build"]  # in the night's order
+    assert [row.name for row in found.rows] == ["mirror-sync", "build"]  # in the night's order
     [sync], [build] = (row.bars for row in found.rows)
     assert build.x + build.width == pytest.approx(sync.x, abs=0.2)
     assert build.width == pytest.approx(sync.width, abs=0.2)
@@ -77,24 +77,24 @@ def test_bars_lie_where_their_times_are() -> None:
 
 def test_what_runs_goes_up_to_now() -> None:
     now = START + timedelta(minutes=40)
-    found = draw([event("sync", 0, 10), event("build", 10, None, "running")], now)
+    found = draw([event("mirror-sync", 0, 10), event("build", 10, None, "running")], now)
     assert found is not None
     [bar] = found.rows[1].bars
     assert (bar.state, bar.x + bar.width) == ("running", found.now_x)
 
 
 def test_a_short_step_is_still_seen_and_nothing_draws_nothing() -> None:
-    found = draw([event("sync", 0, 0), event("build", 0, 300)], START + timedelta(hours=6))
+    found = draw([event("mirror-sync", 0, 0), event("build", 0, 300)], START + timedelta(hours=6))
     assert found is not None
     assert found.rows[0].bars[0].width == 5.0
     assert draw([], START) is None
 
 
 def test_the_window_holds_all_with_room_on_both_sides() -> None:
-    start, end = window([event("sync", 0, 100)], START + timedelta(days=1))
+    start, end = window([event("mirror-sync", 0, 100)], START + timedelta(days=1))
     assert start == START - timedelta(minutes=3)
     assert end == START + timedelta(minutes=103)
-    start, end = window([event("sync", 0, 0)], START + timedelta(days=1))
+    start, end = window([event("mirror-sync", 0, 0)], START + timedelta(days=1))
     assert end - start == timedelta(minutes=20)
 
 
