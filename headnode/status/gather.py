@@ -101,7 +101,11 @@ class Gatherer:
         found = next((each for each in status.blades if each.name == name), None)
         if found is None:
             return None
-        pulls, text = pulls_of(self._site, name)
+        try:
+            pulls, text = pulls_of(self._site, name)
+        except (HeadnodeError, OSError) as error:
+            log.warning("the pulls of %s cannot be told: %s", name, error)
+            pulls, text = (), f"This cannot be told: {error}"
         return BladeDetail(blade=found, pulls=pulls, log=text)
 
     def generation(self, class_name: str, number: str) -> GenerationDetail | None:
