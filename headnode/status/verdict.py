@@ -25,7 +25,7 @@ ORDER = tuple(reversed(Level))  # worst first
 LATE = timedelta(hours=36)  # behind its ring for longer than a night and a day is no waiting
 EXPIRES_SOON = timedelta(hours=48)
 MOST_NAMES = 48  # letters of a node set in a sentence; a longer one is only counted there
-FAILED_RUN = "failed"
+RUN_ENDS = {"failed": (Level.BAD, "failed"), "cut off": (Level.WARN, "was cut off")}
 _ENDS = {"stopped": "was stopped", "interrupted": "was interrupted"}
 FIRST_STEPS = "headnode mirror sync && headnode build && headnode publish"
 
@@ -142,16 +142,18 @@ def _of_repos(repos: Iterable[Repo]) -> Iterator[Point]:
 
 
 def _of_runs(runs: Sequence[Run]) -> Iterator[Point]:
-    """The last run of each job, if it failed."""
+    """The last run of each job, if it did not end well."""
     seen: set[str] = set()
     for run in runs:
         if run.step or run.job in seen or run.ended is None:
             continue
         seen.add(run.job)
-        if run.result == FAILED_RUN:
+        if run.result in RUN_ENDS:
+            level, how = RUN_ENDS[run.result]
+            why = f": {run.note.rstrip('.')}" if run.note else ""
             yield Point(
-                level=Level.BAD,
-                text=f"The job {run.job} failed on {run.ended:%Y-%m-%d %H:%M} UTC: {run.note}.",
+                level=level,
+                text=f"The job {run.job} {how} on {run.ended:%Y-%m-%d %H:%M} UTC{why}.",
                 remedy=f"headnode schedule run {run.job}",
             )
 

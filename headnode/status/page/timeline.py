@@ -96,7 +96,7 @@ def events(status: Status) -> Iterator[Event]:
 
 def _all_events(status: Status) -> Iterator[Event]:
     for run in status.runs:
-        state = "running" if run.ended is None else "failed" if run.result == "failed" else "good"
+        state = "running" if run.ended is None else "good" if run.result == "good" else "failed"
         text = f"{run.step or run.job}: {run.note or run.result}"
         yield Event(
             row=run.step or run.job,

@@ -193,6 +193,16 @@ def test_a_job_that_failed_counts_until_it_went_well_again() -> None:
     assert said(verdict(blades(1), runs=[run("night", "good", 3), run("night", "failed", 1)])) == []
 
 
+def test_a_job_that_was_cut_off_is_to_be_gone_on_with() -> None:
+    assert said(verdict(blades(1), runs=[run("nightly", "cut off", 3)])) == [
+        (
+            "warn",
+            "The job nightly was cut off on 2026-03-04 03:00 UTC: why.",
+            "headnode schedule run nightly",
+        )
+    ]
+
+
 def test_a_new_headnode_is_told_what_to_do_first() -> None:
     found = verdict(blades(2, blade01=Health.NEVER, blade02=Health.NEVER), generations=[])
     assert found.headline == "Nothing was published yet."
