@@ -122,7 +122,8 @@ def holder(path: Path) -> str:
     except OSError:
         return ""
     held = any(
-        " FLOCK " in line and line.split()[5].rpartition(":")[2] == str(number) for line in locks
+        "FLOCK" in (words := line.split()) and any(word.endswith(f":{number}") for word in words)
+        for line in locks
     )
     return said if held else ""
 

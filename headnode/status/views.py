@@ -86,14 +86,29 @@ class Views:
         return made
 
     def current(self) -> Shot:
-        """The status as it is now, or was a second ago."""
-        with self._guard:
+        """The status as it is now, or was a second ago.
+
+        While somebody looks, all others get what was known before: if a look takes long (a database
+        that does not answer), it holds up one thread of the server, and not all.
+        """
+        shot = self._shot
+        if shot is not None and time.monotonic() < shot.until_s:
+            return shot
+        if shot is None:
+            self._guard.acquire()
+        elif not self._guard.acquire(blocking=False):
+            return shot
+        try:
             if self._shot is None or time.monotonic() >= self._shot.until_s:
-                status = self._gatherer.status(self._now())
-                self._shot = Shot(
-                    status=status, digest=digest_of(status), until_s=time.monotonic() + FRESH_S
-                )
+                self._shot = self._look()
             return self._shot
+        finally:
+            self._guard.release()
+
+    def _look(self) -> Shot:
+        status = self._gatherer.status(self._now())
+        until_s = time.monotonic() + FRESH_S
+        return Shot(status=status, digest=digest_of(status), until_s=until_s)
 
     def _make(self, path: str, shot: Shot) -> Reply:
         status = shot.status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -15,6 +16,7 @@ import pytest
 from binhost.server import Server
 from headnode.status import views as views_module
 from headnode.status.model import Fact, Pull
+from headnode.status.sources import fleet
 from headnode.status.views import POLICY, Views
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\x1b[2J\u202e"
@@ -248,6 +250,32 @@ def test_a_page_is_made_once_a_second_however_many_look(
     seconds[0] = 1.0
     assert views.answer("/", {}) is not first
     assert len(looked) == 2
+
+
+def test_a_look_that_takes_long_holds_up_nobody_else(
+    look: Look, clock: Callable[[], datetime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = Views(look(3).site, now=clock)
+    first = views.current()
+    monkeypatch.setattr(views_module, "FRESH_S", 0.0)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(site: Any, now: datetime) -> Any:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return fleet.Fleet()
+
+    monkeypatch.setattr("headnode.status.gather.read_fleet", slow)
+    monkeypatch.setattr(views_module.time, "monotonic", lambda: first.until_s + 1)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(views.current()))
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    assert views.current() is first
+    go_on.set()
+    thread.join(PATIENCE_S)
+    assert found != [first]
+    assert views.current() is not first
 
 
 def test_paths_that_are_not_there_fill_no_memory(look: Look, clock: Callable[[], datetime]) -> None:
