@@ -67,6 +67,7 @@ class Gatherer:
         ]
         repos = problems.all_of("How fresh the mirror is", lambda: mirror.repos(site, now))
         builds = problems.all_of("What is built", lambda: building.builds(site, now))
+        helpers = problems.all_of("Who helped to build", lambda: building.helpers(site))
         [known] = problems.all_of("What blades did", lambda: [read_fleet(site, now)]) or [Fleet()]
         wanted = {(ring.class_name, ring.name): ring.generation for ring in rings}
         blades = health.blades(self._places, wanted, known)
@@ -93,7 +94,7 @@ class Gatherer:
             runs=known.runs,
             next_runs=known.next_runs,
             rollout=known.rollout,
-            helpers=known.helpers,
+            helpers=tuple(helpers),
         )
 
     def blade(self, status: Status, name: str) -> BladeDetail | None:

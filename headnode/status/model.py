@@ -255,7 +255,10 @@ class Rollout(Fact):
 
 
 class Helper(Fact):
-    """A machine that compiles for the headnode: how many jobs it did, and whether it is well."""
+    """A machine that compiles for the headnode: how many objects of the last build it made.
+
+    `well`: it took part and finished what it took; `note` says why not.
+    """
 
     name: Line
     slots: int

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from binhost.build import last_result
 from headnode.files import holder
-from headnode.status.model import Build, Job
+from headnode.status.model import Build, Helper, Job
 from schedules.site import Site
 
 LINES = 6  # of emerge's output
@@ -128,3 +128,35 @@ def jobs(at: Progress, observed: Mapping[str, Any], now_s: float) -> Iterable[Jo
             phase=str(task.get("phase") or what),
             seconds=max(0.0, now_s - start) if isinstance(start, int | float) else None,
         )
+
+
+class Distributed(Protocol):
+    """What a build's record says of its helpers: objects, failures and who was left out, by name.
+
+    The same as the record `Distributed` of a build that was helped.
+    """
+
+    jobs: Mapping[str, int]
+    failures: Mapping[str, int]
+    left_out: Mapping[str, str]
+
+
+def helpers(site: Site) -> list[Helper]:
+    """Who helped with the last good build of each class, and who could not."""
+    found: list[Helper] = []
+    for name in site.cluster.classes:
+        last = last_result(site.state / "build" / name)
+        said: Distributed | None = getattr(last, "distributed", None)  # none where nobody helps
+        if said is not None:
+            found += helped(said, site.cluster.distcc.slots)
+    return found
+
+
+def helped(said: Distributed, slots: int) -> Iterable[Helper]:
+    """The helpers of one build. Pure."""
+    for name, jobs in said.jobs.items():
+        failures = said.failures.get(name, 0)
+        note = f"{failures} jobs not finished" if failures else ""
+        yield Helper(name=name, slots=slots, jobs=jobs, well=not failures, note=note)
+    for name, why in said.left_out.items():
+        yield Helper(name=name, slots=slots, jobs=0, well=False, note=why)

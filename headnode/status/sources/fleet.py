@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from headnode.status.model import Helper, NextRun, Pull, Rollout, Run
+from headnode.status.model import NextRun, Pull, Rollout, Run
 from headnode.status.sources.rollouts import drained, read_rollout
 from schedules.site import Site
 
@@ -42,11 +42,10 @@ class Fleet:
     runs: tuple[Run, ...] = ()
     next_runs: tuple[NextRun, ...] = ()
     rollout: Rollout | None = None
-    helpers: tuple[Helper, ...] = ()
 
 
 def read_fleet(site: Site, now: datetime) -> Fleet:
-    """Everything that a status takes from the records of rollouts, runs and helpers."""
+    """Everything that a status takes from the records of rollouts and runs."""
     rollout, pulling = read_rollout(site)
     return Fleet(drained=drained(site), pulling=pulling, rollout=rollout)
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from headnode.files import holder, locked
-from headnode.status.model import Build, Job
-from headnode.status.sources.building import Progress, builds, jobs, progress
+from headnode.status.model import Build, Helper, Job
+from headnode.status.sources.building import Progress, builds, helped, helpers, jobs, progress
 
 DATA = Path(__file__).parents[2] / "data/emerge/3.0.83"
 NOW = datetime(2026, 3, 4, 2, tzinfo=UTC)
@@ -110,3 +111,20 @@ def test_nonsense_in_the_observers_file_is_left_alone(empty: Place) -> None:
             (folder / "run/emerge-1.json").write_text(text)
             [build] = builds(site, NOW)
             assert build.jobs == (Job(package="a/b-1", phase="emerging", seconds=None),)
+
+
+def test_helpers_are_shown_with_what_they_made_or_why_they_did_not() -> None:
+    said = SimpleNamespace(
+        jobs={"blade01": 120, "blade02": 80},
+        failures={"blade02": 3},
+        left_out={"blade03": "another compiler (gcc 13)"},
+    )
+    assert list(helped(said, 4)) == [
+        Helper(name="blade01", slots=4, jobs=120, well=True),
+        Helper(name="blade02", slots=4, jobs=80, well=False, note="3 jobs not finished"),
+        Helper(name="blade03", slots=4, jobs=0, well=False, note="another compiler (gcc 13)"),
+    ]
+
+
+def test_a_build_that_nobody_helped_with_shows_no_helpers(empty: Place) -> None:
+    assert helpers(empty(4)) == []
