@@ -89,6 +89,9 @@ def _of_blades(blades: Sequence[Blade], rings: Iterable[Ring], now: datetime) ->
         (Health.DRAINED, Level.NOTE, "drained", undrain),
     ):
         yield from _point(level, [b for b in blades if b.health is health], said, remedy)
+    unheard = [each for each in blades if each.health is Health.NEVER]
+    if len(unheard) < len(blades):  # else the headline says it
+        yield from _point(Level.NOTE, unheard, "never heard of", pull)
     yield from _point(Level.WARN, late, f"behind the ring for over {hours}", pull)
     yield from _point(Level.NOTE, waiting, "still to take what the ring has", "")
 

@@ -25,6 +25,7 @@ STEP = re.compile(
     r">>> (?P<what>Emerging(?: binary)?|Installing|Completed) "
     r"\((?P<number>\d+) of (?P<total>\d+)\) (?P<package>\S+?)(?:::\S+)?(?: .*)?$"
 )
+COUNT = re.compile(r">>> Jobs: (?P<done>\d+) of (?P<total>\d+) complete")
 FAILED = re.compile(r">>> Failed to (?:emerge|install) (?P<package>[^\s,]+)")
 WORTH = re.compile(r">>> (?!Jobs:|Verifying| )")
 
@@ -68,7 +69,7 @@ def _build(class_name: str, folder: Path, now: datetime) -> Build:
             "jobs": tuple(jobs(at, _observed(folder / "run", lock), now.timestamp())),
             "lines": tuple(line[4:] for line in lines if WORTH.match(line))[-LINES:],
         }
-    return record.model_copy(update=at_work)
+    return Build(**{**dict(record), **at_work})  # a copy would take the lines unread
 
 
 def _output_since(lock: Path, output: Path) -> list[str]:
@@ -96,6 +97,8 @@ def progress(lines: Iterable[str]) -> Progress:
                 working.pop(found["package"], None)
             else:
                 working[found["package"]] = found["what"].lower()
+        elif found := COUNT.match(line):  # which knows of lines that are not read any more
+            done, total = max(done, int(found["done"])), int(found["total"])
         elif found := FAILED.match(line):
             working.pop(found["package"], None)
     return Progress(done=done, total=total, working=working)

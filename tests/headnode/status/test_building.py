@@ -37,6 +37,11 @@ def test_when_all_is_done_nothing_is_at_work() -> None:
     assert progress(lines) == Progress(done=3, total=3, working={})
 
 
+def test_the_count_is_right_where_only_the_end_is_read() -> None:
+    lines = [">>> Jobs: 812 of 900 complete, 1 running   Load avg: 2.1, 2.2, 2.3"]
+    assert progress(lines) == Progress(done=812, total=900, working={})
+
+
 def test_a_package_that_failed_is_no_longer_at_work() -> None:
     lines = (DATA / "build_failed.txt").read_text().splitlines()
     assert "app-misc/broken-1" not in progress(lines).working
@@ -74,6 +79,7 @@ def test_a_build_that_runs_is_shown_with_its_packages_and_phases(empty: Place) -
         lines = lines_until(
             "build_good.txt", ">>> Emerging (3 of 3) sys-apps/bladeinfo-1.0::gentoo"
         )
+        lines.append(">>> Emerging \x1b]0;owned\x07\x1b[2J\u202e")
         (folder / "logs/emerge.out").write_text("\n".join(lines) + "\n")
         (folder / "run").mkdir()
         tasks = [{"cpv": "app-misc/bladecount-1.0", "phase": "\x1b[1mcompile", "start_time": 0}]
@@ -86,7 +92,10 @@ def test_a_build_that_runs_is_shown_with_its_packages_and_phases(empty: Place) -
         Job(package="app-misc/bladecount-1.0", phase="compile", seconds=NOW.timestamp()),
         Job(package="sys-apps/bladeinfo-1.0", phase="emerging", seconds=None),
     )
-    assert build.lines[-1] == "Emerging (3 of 3) sys-apps/bladeinfo-1.0::gentoo"
+    assert build.lines[-2:] == (
+        "Emerging (3 of 3) sys-apps/bladeinfo-1.0::gentoo",
+        "Emerging \ufffd",
+    )
 
 
 def test_the_output_of_an_earlier_build_is_not_taken_for_this_one_s(empty: Place) -> None:

@@ -120,6 +120,12 @@ def test_each_trouble_is_a_point_with_the_command_that_helps_worst_first() -> No
     ]
 
 
+def test_a_new_blade_that_has_not_pulled_yet_is_a_note() -> None:
+    assert said(verdict(blades(3, blade03=Health.NEVER))) == [
+        ("note", "blade03: never heard of.", "headnode rollout run --nodes blade03")
+    ]
+
+
 def test_many_blades_are_counted_in_the_sentence_and_named_in_the_command() -> None:
     odd = {f"blade{number:02}": Health.FAILED for number in range(1, 58, 2)}
     found = verdict(blades(58, **odd))
