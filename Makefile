@@ -57,10 +57,16 @@ bench-scale: ready ## 10,000 simulated pulls against server and ledger; the last
 docs: ready ## the manual: renew what is generated, and make docs/_build/html and headnode.8
 	@$(PY) -m config.reference > docs/options.md
 	@$(PY) -m headnode.reference > docs/commands.md
+	@$(PY) -m headnode.status.api > docs/openapi.json
 	@$(PY) -m headnode.remedies > docs/errors.md
 	@$(PY) -m sphinx -q -W -b html docs docs/_build/html
 	@$(PY) -m sphinx -q -W -b man docs docs/_build/man
 	@echo "The manual is docs/_build/html/index.html."
+
+.PHONY: screens
+screens: ready ## renew the manual's screenshots, in docs/img
+	@mkdir -p docs/img
+	@SCREENS=docs/img $(PY) -m pytest -q tests/headnode/status/test_screens.py -k fits
 
 .PHONY: clean
 clean: ## remove the environment, the lab and all caches

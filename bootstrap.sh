@@ -42,6 +42,7 @@ grub-script-check:grub-common:sys-boot/grub
 qemu-system-x86_64:qemu-system-x86:app-emulation/qemu
 busybox:busybox-static:sys-apps/busybox
 initdb:postgresql:dev-db/postgresql
+chromium:chromium:www-client/chromium
 "
 
 # Debian has the server's programs in no folder of the PATH; tests start a server of their own.

@@ -7,6 +7,7 @@
         root.json            which root the upper belongs to; another one drops the upper
         staging/             PKGDIR: packages that no generation has yet
         logs/                one log for each package, and emerge's own
+        run/                 which package is in which phase, while emerge runs
         index/Packages       everything in the pool, as a binhost for this builder
         result.json          the last build that was good
 
@@ -48,6 +49,7 @@ from config.portage import (
     LOGDIR,
     PKGDIR,
     REPOS,
+    RUN,
     Rendered,
     is_program,
 )
@@ -86,6 +88,11 @@ class Workshop:
     def logs(self) -> Path:
         """Build logs."""
         return self.folder / "logs"
+
+    @property
+    def observed(self) -> Path:
+        """What emerge tells observers while it runs (FEATURES=observability)."""
+        return self.folder / "run"
 
 
 def root_digest(root: Path) -> str:
@@ -136,6 +143,7 @@ def _spec(shop: Workshop, more: tuple[Bind, ...]) -> NodeSpec:
         Bind(source=shop.folder / "index", target=PurePosixPath(BUILDER_POOL_INDEX)),
         Bind(source=shop.staging, target=PurePosixPath(PKGDIR), writable=True),
         Bind(source=shop.logs, target=PurePosixPath(LOGDIR), writable=True),
+        Bind(source=shop.observed, target=PurePosixPath(RUN), writable=True),
     ]
     return NodeSpec(
         name="builder",
@@ -152,7 +160,9 @@ def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
     if fresh or not kept.exists() or kept.read_text() != mark:
         kept.unlink(missing_ok=True)  # first: half an upper must not pass for a whole one
         remove_tree(spec.upper)
-    for folder in (spec.upper, shop.staging, shop.logs, shop.distfiles, shop.pool.folder):
+    remove_tree(shop.observed)  # of an emerge that was killed
+    parts = (shop.staging, shop.logs, shop.observed, shop.distfiles, shop.pool.folder)
+    for folder in (spec.upper, *parts):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomic(kept, mark)
     _sweep(shop.staging)

@@ -66,7 +66,7 @@ class Site:
     """What is served, within what.
 
     `routes`: by path, or by a beginning of it that ends with a slash (`/api/v1/`); the longest
-    counts. They come before the files.
+    counts. `/` is that path only. They come before the files.
 
     `fetch_missing` is called with the absolute path of a distfile (below
     `<state>/mirror/distfiles/`) that a GET names and that is not there. It tries to put it there,
@@ -87,7 +87,7 @@ class Site:
             return None
         if path in self.routes:
             return self.routes[path]
-        ends = [at + 1 for at, letter in enumerate(path) if letter == "/"]
+        ends = [at + 1 for at, letter in enumerate(path) if letter == "/" and at]
         return next(
             (self.routes[path[:e]] for e in reversed(ends) if path[:e] in self.routes), None
         )

@@ -26,6 +26,7 @@ REPOS_CONF = f"{ETC}/repos.conf/gentoo.conf"
 PKGDIR = "/var/cache/binpkgs"
 DISTDIR = "/var/cache/distfiles"
 LOGDIR = "/var/log/portage"
+RUN = "/run/portage"  # PORTAGE_RUN_PATH of portage.const
 # Inside the builder: the mirror's distfiles (GLEP 75), which Portage takes as a local mirror, and
 # an index of the pool, so that what was built once is not built again.
 BUILDER_MIRROR = "/var/cache/headnode/distfiles"
@@ -34,7 +35,10 @@ BUILDER_POOL_INDEX = "/var/cache/headnode/index"
 
 # -pkgdir-index-trusted (it is on by default): publish takes packages out of PKGDIR, and a killed
 # emerge leaves some that its index does not name, so the files are what counts.
-BUILDER_FEATURES = "buildpkg binpkg-multi-instance -news -binpkg-signing -pkgdir-index-trusted"
+# observability (Portage 3.0.82; older ones ignore it): phases, for the status page.
+BUILDER_FEATURES = (
+    "buildpkg binpkg-multi-instance observability -news -binpkg-signing -pkgdir-index-trusted"
+)
 
 HEADER = "# Written by headnode from cluster.toml: changes here are lost. See docs/options.md.\n"
 

@@ -47,6 +47,7 @@ COMMANDS = {
     "schedule": "schedule",
     "security": "security",
     "serve": "serve",
+    "status": "status",
 }
 
 

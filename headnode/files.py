@@ -170,6 +170,24 @@ def locked(path: Path, who: str) -> Iterator[None]:
             file.truncate(0)
 
 
+def holder(path: Path) -> str:
+    """Who holds the lock file `path`, as `locked` wrote it; empty if nobody does. Takes no lock.
+
+    A killed holder leaves its text: the kernel's own list of locks decides, by the file's number
+    (proc(5), /proc/locks).
+    """
+    try:
+        said, number = path.read_text(errors="replace").strip(), path.stat().st_ino
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return ""
+    held = any(
+        "FLOCK" in (words := line.split()) and any(word.endswith(f":{number}") for word in words)
+        for line in locks
+    )
+    return said if held else ""
+
+
 def require_free_space(folder: Path, need_bytes: int) -> None:
     """Check that the file system of `folder` has room before work starts.
 

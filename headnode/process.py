@@ -206,6 +206,7 @@ def missing_tool(*tools: str) -> EnvironmentLacksError:
 PACKAGES = {
     "distcc": "distcc (Debian), sys-devel/distcc (Gentoo)",
     "busybox": "busybox-static (Debian), sys-apps/busybox (Gentoo)",
+    "chromium": "chromium (Debian), www-client/chromium (Gentoo)",
     "git": "git (Debian), dev-vcs/git (Gentoo)",
     "gpg": "gpg (Debian), app-crypt/gnupg (Gentoo)",
     "ip": "iproute2 (Debian), sys-apps/iproute2 (Gentoo)",

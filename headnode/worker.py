@@ -26,6 +26,7 @@ from binhost.routes import Roots
 from binhost.site import Limits, Site
 from headnode.on_demand import fetcher
 from headnode.reports import report_routes
+from headnode.status.routes import status_routes
 
 CUT_S = 5.0
 OTHER_FILES = 128  # threads' files, pipes, the log, libraries
@@ -46,7 +47,7 @@ class Settings:
     listener: int
     state: str
     access_log: str | None
-    cluster: str | None = None  # as JSON; without it, what is not there is not fetched
+    cluster: str | None = None  # as JSON; without it there is no status page, and no fetching
 
     def line(self) -> str:
         """As the first line of a worker's standard input."""
@@ -59,7 +60,10 @@ def site_of(settings: Settings, limits: Limits) -> Site:
         roots=Roots(state=Path(settings.state)),
         limits=limits,
         access_log=Path(settings.access_log) if settings.access_log else None,
-        routes=report_routes(Path(settings.state)),
+        routes={
+            **report_routes(Path(settings.state)),
+            **(status_routes(settings.cluster) if settings.cluster else {}),
+        },
         fetch_missing=fetcher(settings.cluster) if settings.cluster else None,
     )
 

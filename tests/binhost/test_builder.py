@@ -5,9 +5,10 @@ All tests share one builder, as a night's builds do: each moves it on from where
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -430,3 +431,26 @@ def test_what_was_built_over_a_root_that_changed_meanwhile_is_not_used(tmp_path:
     )
     assert package_names(folder / "staging") == {old}
     assert not (folder / "root.json").exists()
+
+
+def test_an_observer_sees_the_phase_of_each_package_while_it_is_built(works: Any) -> None:
+    write_ebuild(works, "app-misc/slowly-1", "src_compile() { sleep 6; }\n" + GOOD)
+    seen: set[tuple[str, str]] = set()
+    done = threading.Event()
+
+    def observe() -> None:
+        while not done.wait(0.1):
+            for path in (works.state / "build/blade/run").glob("emerge-*.json"):
+                with suppress(OSError, ValueError):  # it is gone, or just made
+                    tasks = json.loads(path.read_text())["tasks"]
+                    seen.update((task["cpv"], task["phase"]) for task in tasks)
+
+    thread = threading.Thread(target=observe)
+    thread.start()
+    try:
+        works.build("observed", "app-misc/slowly")
+    finally:
+        done.set()
+        thread.join()
+    assert ("app-misc/slowly-1", "compile") in seen
+    assert list((works.state / "build/blade/run").glob("*.json")) == []  # emerge has ended

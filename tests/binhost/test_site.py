@@ -291,3 +291,11 @@ def test_a_reply_that_cannot_be_decided_ends_that_conversation_alone(
                 ask(running, URL)
         assert ask(running, URL) == (404, b"404 Not Found\n")
     assert caplog.messages == ["the conversation with 127.0.0.1 failed"]
+
+
+def test_a_route_for_the_front_page_is_that_page_only(tmp_path: Path) -> None:
+    front = Route(answer=lambda request: text_reply(HTTPStatus.OK, "front"))
+    with server(tmp_path, routes={"/": front}) as running:
+        assert ask(running, "/") == (200, b"front")
+        assert ask(running, "/distfiles/none")[0] == 404
+        assert ask(running, "//")[0] == 404

@@ -1,0 +1,55 @@
+"""What is known of blades and of runs: the one place that knows how the ledger keeps them.
+
+Without a ledger nothing is known, which a status shows as "never".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from headnode.status.model import NextRun, Pull, Rollout, Run
+from headnode.status.sources.rollouts import drained, read_rollout
+from schedules.site import Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What was heard of a blade last: how its newest pull ended (`schedules.rollout.Result`).
+
+    `generation` is what it was brought to by the last good one; `seen` is when it last answered,
+    `tried` when it last was to. `kernel` is the one that runs, `kernel_due` the one to be booted.
+    """
+
+    result: str
+    good: bool
+    tried: datetime
+    seen: datetime | None
+    generation: int | None
+    error: str = ""
+    kernel: str = ""
+    kernel_due: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What is remembered. Blades by name; `drained` says why; `pulling` are at it now."""
+
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+    drained: Mapping[str, str] = field(default_factory=dict)
+    pulling: frozenset[str] = frozenset()
+    runs: tuple[Run, ...] = ()
+    next_runs: tuple[NextRun, ...] = ()
+    rollout: Rollout | None = None
+
+
+def read_fleet(site: Site, now: datetime) -> Fleet:
+    """Everything that a status takes from the records of rollouts and runs."""
+    rollout, pulling = read_rollout(site)
+    return Fleet(drained=drained(site), pulling=pulling, rollout=rollout)
+
+
+def pulls_of(site: Site, blade: str) -> tuple[tuple[Pull, ...], str]:
+    """The pulls of a blade, newest first, and the log of the last one."""
+    return (), ""
