@@ -195,6 +195,22 @@ def test_a_new_version_upstream_reaches_every_blade_and_nothing_else_is_rebuilt(
         assert f"bladeinfo {version}" in on(running, blade, "bladeinfo", "--version")
 
 
+def test_the_status_page_and_its_command_tell_what_every_ring_has(running: Rehearsal) -> None:
+    newest = ask(running, "generations", "list")[-1]["number"]
+    status = json.loads(running.headnode("status", "--json", check=False).output)
+    assert {ring["name"]: ring["generation"] for ring in status["rings"]} == {
+        "canary": newest,
+        "fleet": newest,
+    }
+    assert status["generations"][0]["number"] == newest
+    assert status["generations"][0]["changes"]["up"] == 1
+    assert status["repos"][0]["warning"] == ""
+    page = on(running, "blade01", "wget", "-qO-", "http://headnode:8080/")
+    assert f'<a class="gen" href="/status/generations/blade/{newest}">{newest}</a>' in page
+    metrics = on(running, "blade01", "wget", "-qO-", "http://headnode:8080/metrics")
+    assert f'headnode_ring_generation{{class="blade",ring="fleet"}} {newest}.0' in metrics
+
+
 def test_a_library_s_new_sub_slot_rebuilds_what_links_to_it_and_no_more(
     running: Rehearsal,
 ) -> None:

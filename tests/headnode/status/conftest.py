@@ -5,6 +5,7 @@ What is not told by files yet (pulls, runs) is a `Fleet` that takes the place of
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from binhost.generations import entries_text
-from binhost.pool import Stock
+from binhost.index import join_entries
 from binhost.records import BuildResult, Configuration, GateReport, Generation, save
 from binhost.routes import Roots
 from binhost.server import Server, open_listener
 from binhost.site import Route
 from binhost.site import Site as Served
 from config.load import from_values
+from headnode.files import write_atomic
 from headnode.rehearsal import rings
 from headnode.status import gather
 from headnode.status.model import NextRun, Run
@@ -106,12 +107,14 @@ def entry_of(name: str, version: str, number: int) -> tuple[str, str]:
 
 
 def publish_night(site: Site, packages: dict[str, tuple[str, int]], why: str, at: datetime) -> int:
-    """A generation of these packages (version and build id), made as publish makes it."""
-    binhost = site.binhost("blade")
+    """A generation of these packages (version and build id), as publish leaves it on disk."""
+    folder = site.binhost("blade").generations.folder
+    latest = site.binhost("blade").generations.latest()
     entries = dict(entry_of(name, *rest) for name, rest in sorted(packages.items()))
-    stock = Stock(entries=entries, sha256=dict.fromkeys(entries, "0" * 64))
+    text = join_entries(entries.values())
     snapshot = f"{at:%Y%m%dT%H%M%SZ}"
     (site.state / "mirror/repos/gentoo/snapshots" / snapshot).mkdir(parents=True, exist_ok=True)
+    make_conf = f'COMMON_FLAGS="-O2 -pipe"\n# {len(packages)}\n'
     result = BuildResult(
         class_name="blade",
         snapshots=write_set(site.state, {"gentoo": snapshot}),
@@ -119,17 +122,26 @@ def publish_night(site: Site, packages: dict[str, tuple[str, int]], why: str, at
         header=HEADER,
         packages=tuple(entries),
         built=tuple(list(entries)[:2]),
-        configuration=Configuration(
-            files={"/etc/portage/make.conf": f'COMMON_FLAGS="-O2 -pipe"\n# {len(packages)}\n'},
-            links={},
-        ),
+        configuration=Configuration(files={"/etc/portage/make.conf": make_conf}, links={}),
         finished=at,
         seconds=1510.0,
     )
-    known = binhost.generations
-    generation = known.propose(result, stock, why=why, now=at + timedelta(minutes=9))
-    generation = generation.model_copy(update={"gates": gates()})
-    known.put(generation, entries_text(generation, stock))
+    generation = Generation(
+        number=latest.number + 1 if latest else 1,
+        class_name="blade",
+        parent=latest.number if latest else None,
+        made=at + timedelta(minutes=9),
+        why=why,
+        snapshots=result.snapshots,
+        atoms=result.atoms,
+        header=HEADER,
+        packages=dict.fromkeys(entries, "0" * 64),
+        configuration=result.configuration,
+        entries_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        gates=gates(),
+    )
+    write_atomic(folder / str(generation.number) / "entries", text)
+    save(folder / str(generation.number) / "generation.json", generation)
     save(site.state / "build/blade/result.json", result)
     return generation.number
 
