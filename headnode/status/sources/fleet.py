@@ -1,6 +1,6 @@
 """What is known of blades and of runs: the one place that knows how the ledger keeps them.
 
-Without a ledger nothing is known, which a status shows as "never".
+Of a blade that nobody has heard of nothing is known, which a status shows as "never".
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from datetime import datetime
 
 from headnode.status.model import NextRun, Pull, Rollout, Run
 from headnode.status.sources.rollouts import drained, read_rollout
+from schedules.ledger.ledger import Ledger
+from schedules.ledger.pulls import BladeState, KeptReport
+from schedules.rollout import GOOD
 from schedules.site import Site
 
 
@@ -45,11 +48,50 @@ class Fleet:
 
 
 def read_fleet(site: Site, now: datetime) -> Fleet:
-    """Everything that a status takes from the records of rollouts and runs."""
+    """Everything that a status takes from the records of rollouts and runs.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
     rollout, pulling = read_rollout(site)
-    return Fleet(drained=drained(site), pulling=pulling, rollout=rollout)
+    with Ledger.of(site) as ledger:
+        heard = {name: _heard(state) for name, state in ledger.blades().items()}
+    return Fleet(heard=heard, drained=drained(site), pulling=pulling, rollout=rollout)
+
+
+def _heard(state: BladeState) -> Heard:
+    good = state.result in GOOD
+    return Heard(
+        result=state.result,
+        good=good,
+        tried=state.tried,
+        seen=state.contact,
+        generation=state.generation,
+        error="" if good else state.error,
+        kernel=state.kernel,
+        kernel_due=state.kernel_due,
+    )
 
 
 def pulls_of(site: Site, blade: str) -> tuple[tuple[Pull, ...], str]:
-    """The pulls of a blade, newest first, and the log of the last one."""
-    return (), ""
+    """The pulls of a blade, newest first, and the newest log there is.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    with Ledger.of(site) as ledger:
+        reports = ledger.reports(blade)
+    return tuple(map(_pull, reports)), next((each.log for each in reports if each.log), "")
+
+
+def _pull(kept: KeptReport) -> Pull:
+    return Pull(
+        at=kept.at,
+        result=kept.result,
+        good=kept.result in GOOD,
+        generation=kept.generation,
+        packages=kept.packages,
+        seconds=kept.seconds,
+        changes=kept.changes,
+        error=kept.error,
+    )

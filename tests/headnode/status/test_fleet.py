@@ -1,0 +1,77 @@
+"""What the ledger keeps of blades, as the status has it: a real ledger, written by reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from headnode.status.gather import Gatherer
+from headnode.status.model import Health
+from headnode.status.sources import fleet
+from schedules.ledger.ledger import Ledger
+from schedules.rollout import BladeReport, Result
+from schedules.site import Site
+
+EARLY = datetime(2026, 3, 3, 2, tzinfo=UTC)
+LATE = EARLY + timedelta(days=1)
+Place = Callable[..., Any]
+
+
+def write(site: Site, blade: str, at: datetime, result: Result, **facts: Any) -> None:
+    report = BladeReport(blade=blade, ring="fleet", result=result, **facts)
+    with Ledger.of(site) as ledger:
+        ledger.pulled(report, at)
+
+
+def test_without_a_ledger_nothing_is_known_and_none_is_made(empty: Place) -> None:
+    site = empty(4)
+    assert fleet.read_fleet(site, LATE) == fleet.Fleet()
+    assert fleet.pulls_of(site, "blade01") == ((), "")
+    assert not (site.state / "headnode.sqlite").exists()
+
+
+def test_a_blade_that_failed_keeps_its_generation_and_says_why(empty: Place) -> None:
+    site = empty(4)
+    write(site, "blade03", EARLY, Result.UPDATED, generation=4, kernel="6.12.8")
+    write(site, "blade03", LATE, Result.FAILED, generation=5, error="disk full", log="the log")
+    [heard] = fleet.read_fleet(site, LATE).heard.values()
+    assert heard == fleet.Heard(
+        result="failed",
+        good=False,
+        tried=LATE,
+        seen=LATE,
+        generation=4,
+        error="disk full",
+    )
+
+
+def test_an_old_error_is_not_held_against_a_blade_that_is_well_again(empty: Place) -> None:
+    site = empty(4)
+    write(site, "blade03", EARLY, Result.FAILED, error="disk full")
+    write(site, "blade03", LATE, Result.UNCHANGED, generation=5)
+    [heard] = fleet.read_fleet(site, LATE).heard.values()
+    assert (heard.good, heard.generation, heard.error) == (True, 5, "")
+
+
+def test_a_blade_s_pulls_come_newest_first_with_the_newest_log(empty: Place) -> None:
+    site = empty(4)
+    write(site, "blade03", EARLY, Result.FAILED, error="disk full", log="the log")
+    write(site, "blade03", LATE, Result.UNCHANGED, generation=5, seconds=0.4)
+    pulls, log = fleet.pulls_of(site, "blade03")
+    assert [(each.at, each.result, each.good, each.error) for each in pulls] == [
+        (LATE, "unchanged", True, ""),
+        (EARLY, "failed", False, "disk full"),
+    ]
+    assert log == "the log"
+
+
+def test_a_damaged_ledger_is_said_and_the_rest_is_still_told(empty: Place) -> None:
+    site = empty(4)
+    site.state.mkdir(parents=True)
+    (site.state / "headnode.sqlite").write_bytes(b"no database" * 999)
+    status = Gatherer(site).status(LATE)
+    [point, *_] = status.verdict.points
+    assert point.text.startswith("What blades did cannot be told: The ledger ")
+    assert {each.health for each in status.blades} == {Health.NEVER}
+    assert Gatherer(site).blade(status, "blade01").pulls == ()  # type: ignore[union-attr]
