@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from headnode.status.model import NextRun, Pull, Rollout, Run
+from headnode.status.sources import jobs
 from headnode.status.sources.rollouts import drained, read_rollout
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.pulls import BladeState, KeptReport
@@ -55,8 +56,14 @@ def read_fleet(site: Site, now: datetime) -> Fleet:
     """
     rollout, pulling = read_rollout(site)
     with Ledger.of(site) as ledger:
-        heard = {name: _heard(state) for name, state in ledger.blades().items()}
-    return Fleet(heard=heard, drained=drained(site), pulling=pulling, rollout=rollout)
+        return Fleet(
+            heard={name: _heard(state) for name, state in ledger.blades().items()},
+            drained=drained(site),
+            pulling=pulling,
+            runs=jobs.runs(site, ledger),
+            next_runs=jobs.next_runs(site, now),
+            rollout=rollout,
+        )
 
 
 def _heard(state: BladeState) -> Heard:

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from headnode.files import locked
 from headnode.status.gather import Gatherer
-from headnode.status.model import Health
+from headnode.status.model import Health, NextRun, Run
 from headnode.status.sources import fleet
+from schedules.ledger import runs
 from schedules.ledger.ledger import Ledger
+from schedules.ledger.runs import State
 from schedules.rollout import BladeReport, Result
+from schedules.runner import headnode_name, lock_path
 from schedules.site import Site
 
 EARLY = datetime(2026, 3, 3, 2, tzinfo=UTC)
@@ -26,7 +30,8 @@ def write(site: Site, blade: str, at: datetime, result: Result, **facts: Any) ->
 
 def test_without_a_ledger_nothing_is_known_and_none_is_made(empty: Place) -> None:
     site = empty(4)
-    assert fleet.read_fleet(site, LATE) == fleet.Fleet()
+    night = NextRun(job="nightly", at=LATE.replace(day=5, hour=1, minute=15), note="15 1 * * *")
+    assert fleet.read_fleet(site, LATE) == fleet.Fleet(next_runs=(night,))
     assert fleet.pulls_of(site, "blade01") == ((), "")
     assert not (site.state / "headnode.sqlite").exists()
 
@@ -75,3 +80,61 @@ def test_a_damaged_ledger_is_said_and_the_rest_is_still_told(empty: Place) -> No
     assert point.text.startswith("What blades did cannot be told: The ledger ")
     assert {each.health for each in status.blades} == {Health.NEVER}
     assert Gatherer(site).blade(status, "blade01").pulls == ()  # type: ignore[union-attr]
+
+
+def begun(site: Site) -> int:
+    """A night whose sync is done and whose build is at work, as its process writes it."""
+    wanted = runs.Claim(
+        job="nightly", why="due at 02:00", due=LATE, headnode=headnode_name(), holder="here"
+    )
+    with Ledger.of(site) as ledger, ledger.store.writing() as connection:
+        run = runs.claim(connection, wanted, LATE)
+        runs.begin_step(connection, run, 1, "mirror-sync", LATE)
+        ended = LATE + timedelta(minutes=4)
+        runs.end_step(connection, run, "mirror-sync", State.OK, said="new: gentoo", now=ended)
+        runs.begin_step(connection, run, 2, "build", ended)
+        runs.beat(connection, run, LATE + timedelta(minutes=20))
+    return run
+
+
+def shown(site: Site) -> list[tuple[str, str, datetime | None, str]]:
+    found: tuple[Run, ...] = fleet.read_fleet(site, LATE).runs
+    return [(each.step or each.job, each.result, each.ended, each.note) for each in found]
+
+
+def test_a_night_at_work_has_its_steps_and_no_end(empty: Place) -> None:
+    site = empty(4)
+    begun(site)
+    with locked(lock_path(site.state), "headnode schedule run nightly"):
+        assert shown(site) == [
+            ("nightly", "running", None, "due at 02:00"),
+            ("mirror-sync", "good", LATE + timedelta(minutes=4), "new: gentoo"),
+            ("build", "running", None, ""),
+        ]
+
+
+def test_a_night_whose_process_has_gone_was_cut_off_when_it_was_last_alive(empty: Place) -> None:
+    site = empty(4)
+    begun(site)
+    alive = LATE + timedelta(minutes=20)
+    assert shown(site) == [
+        ("nightly", "cut off", alive, "due at 02:00"),
+        ("mirror-sync", "good", LATE + timedelta(minutes=4), "new: gentoo"),
+        ("build", "cut off", alive, ""),
+    ]
+
+
+def test_a_night_that_failed_is_a_point_of_the_verdict(empty: Place) -> None:
+    site = empty(4)
+    run, ended = begun(site), LATE + timedelta(minutes=9)
+    with Ledger.of(site) as ledger, ledger.store.writing() as connection:
+        error = "slurm did not build: its compile phase failed.\nIt ends: …"
+        runs.end_step(connection, run, "build", State.FAILED, error=error, now=ended)
+        runs.end(connection, run, State.FAILED, error, ended)
+    status = Gatherer(site).status(LATE + timedelta(hours=5))
+    [point, *_] = status.verdict.points
+    assert (point.text, point.remedy) == (
+        "The job nightly failed on 2026-03-04 02:09 UTC: slurm did not build: its compile phase "
+        "failed.",
+        "headnode schedule run nightly",
+    )

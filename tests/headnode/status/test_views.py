@@ -304,7 +304,7 @@ def test_a_headnode_on_which_nothing_was_done_says_what_to_do_first(
     assert "Nothing was published yet." in words
     assert "headnode mirror sync && headnode build && headnode publish" in words
     assert "Nothing was built yet." in words
-    assert "Nothing is scheduled." in words
+    assert "Next nightly in 18 h Thu 01:15 UTC" in words
     assert "Nothing ran in the last 24 hours." in words
 
 
