@@ -28,6 +28,8 @@ gpg:gpg:app-crypt/gnupg
 gpg-agent:gpg-agent:app-crypt/gnupg
 nginx:nginx-light:www-servers/nginx
 git:git:dev-vcs/git
+ssh:openssh-client:net-misc/openssh
+sshd:openssh-server:net-misc/openssh
 "
 
 say() { printf '%s\n' "$*" >&2; }

@@ -6,6 +6,7 @@
     /etc/headnode/keys.asc         the public keys that packages are checked against
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
+    /var/lib/headnode/portage.json what of that is headnode's, so that edits are told from it
     /usr/local/sbin/headnode-pull  starts the pull, which is:
     /usr/local/lib/headnode/blades/…   modules of this package, as they are
 """
@@ -18,19 +19,25 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from blades import drift, places
 from blades.inventory import Blade
 from config.model import Cluster
-from config.portage import Rendered, blade_files, http_url, is_program
+from config.portage import ETC, Rendered, blade_files, http_url, is_program
 
 PULL_PATH = "/usr/local/sbin/headnode-pull"
 PULL_SETTINGS = "/etc/headnode/pull.json"
 LIBRARY = "/usr/local/lib/headnode"
+PORTAGE_RECORD = f"{places.STATE}/{drift.RECORD}"
 # What a blade is given of this package: modules of the standard library alone.
-MODULES = ("__init__", "order", "pull")
-# -I: neither the folder that it is started in nor root's own packages come into it.
+MODULES = (
+    *("__init__", "afterwards", "deadman", "drift", "merging", "order", "places", "pull", "ready"),
+    *("update", "web"),
+)
+# -I: neither the folder that it is started in nor root's own packages come into it. -S: nor any
+# that are not Python's own, which saves a third of the time that a pull without news takes.
 LAUNCHER = f"""#!/bin/sh
 # Brings this blade to what its ring has. Written by headnode.
-exec python3 -I -c 'import sys
+exec python3 -I -S -c 'import sys
 sys.path.insert(0, "{LIBRARY}")
 from blades.pull import main
 sys.exit(main())' "$@"
@@ -49,8 +56,23 @@ def setup_files(
         "signed": keyring is not None,
     }
     portage = blade_files(cluster, blade.name, atoms, keyring)
-    files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
+    files = {
+        PULL_SETTINGS: json.dumps(settings, indent=1) + "\n",
+        PORTAGE_RECORD: _record(portage),
+        **program_files(),
+    }
     return Rendered(files={**portage.files, **files}, links=portage.links)
+
+
+def _record(portage: Rendered) -> str:
+    """What is put into /etc/portage: the first pull takes anything else for somebody's edit."""
+    want = drift.wanted({"files": in_portage(portage), "links": portage.links})
+    return json.dumps({"digests": drift.digests_of(want)}, indent=1) + "\n"
+
+
+def in_portage(rendered: Rendered) -> dict[str, str]:
+    """Those of the files that lie in /etc/portage."""
+    return {path: text for path, text in rendered.files.items() if path.startswith(f"{ETC}/")}
 
 
 def program_files() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,9 +12,12 @@ from pathlib import Path
 from binhost.builder import Workshop
 from binhost.keys import Keys
 from binhost.publish import Binhost
+from binhost.records import Generation
+from blades.enrol import Wallet
+from config.blade import blade_json
 from config.load import atoms_of
-from config.model import Class, Cluster, SigningMode
-from config.portage import builder_files, http_url
+from config.model import Class, Cluster, Rollout, SigningMode
+from config.portage import builder_files, class_files, http_url
 from headnode.errors import ConfigError
 from headnode.files import require_free_space
 from mirror.sets import read_set, set_path
@@ -75,7 +79,36 @@ class Site:
             repos_of=self.repos_of,
             keys=self.keys if self.signs else None,
             valid=timedelta(days=self.cluster.signing.valid_days),
+            blade_of=lambda ring, generation: self.blade_text(class_name, ring, generation),
         )
+
+    def blade_text(self, class_name: str, ring: str, generation: Generation) -> str | None:
+        """What the blades of a ring are to be like with a generation: their blade.json."""
+        if generation.blade is None:
+            return None
+        return blade_json(
+            self.cluster,
+            class_name,
+            ring,
+            files=generation.blade.files,
+            links=generation.blade.links,
+            atoms=generation.atoms,
+            signed=self.signs,
+        )
+
+    @property
+    def wallet(self) -> Wallet:
+        """What the headnode needs to get into blades."""
+        return Wallet(folder=self.state / "keys" / "ssh")
+
+    @property
+    def rollout(self) -> Rollout:
+        """The options of [rollout], with the headnode's own key where it has one."""
+        options = self.cluster.rollout
+        if not self.wallet.key.exists():
+            return options
+        own = shlex.join(self.wallet.ssh_options())
+        return options.model_copy(update={"ssh_options": f"{own} {options.ssh_options}".rstrip()})
 
     @property
     def signs(self) -> bool:
@@ -107,7 +140,7 @@ class Site:
 
     def workshop(self, class_name: str, set_id: str) -> Workshop:
         """What a class's builder is set up from, with the trees of a snapshot set."""
-        cls = self.klass(class_name)
+        atoms, keyring = atoms_of(self.klass(class_name)), self.keyring()
         return Workshop(
             folder=self.state / "build" / class_name,
             state=self.state,
@@ -115,9 +148,8 @@ class Site:
             repos=self.repos_of(set_id),
             distfiles=self.distfiles,
             pool=self.binhost(class_name).pool,
-            configuration=builder_files(
-                self.cluster, class_name, atoms_of(cls), self.jobs, self.keyring()
-            ),
+            configuration=builder_files(self.cluster, class_name, atoms, self.jobs, keyring),
+            blade=class_files(self.cluster, class_name, atoms, keyring),
         )
 
     def require_space(self) -> None:

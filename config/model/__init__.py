@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from config.model.base import Section
 from config.model.build import Build, Class
-from config.model.fleet import Distcc, Rollout, TransportKind
+from config.model.fleet import Distcc, OnStop, Pull, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
 from config.model.publish import Binhost, Gate, Publish, Signing, SigningMode
@@ -27,7 +27,9 @@ __all__ = [
     "Distfiles",
     "Gate",
     "Mirror",
+    "OnStop",
     "Publish",
+    "Pull",
     "Repo",
     "Rollout",
     "Scope",
@@ -55,6 +57,7 @@ class Cluster(Section):
     binhost: Binhost = Binhost()
     publish: Publish = Publish()
     distcc: Distcc = Distcc()
+    pull: Pull = Pull()
     rollout: Rollout = Rollout()
 
     @field_validator("classes")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from blades import pull
+from blades import places, pull
 from blades.inventory import select
-from blades.setup import PULL_PATH, PULL_SETTINGS, setup_files, to_tar
+from blades.setup import MODULES, PULL_PATH, PULL_SETTINGS, setup_files, to_tar
 from config.model import Cluster
 from config.portage import Rendered, is_program
 from headnode.commands.blades import write_below
@@ -53,9 +53,9 @@ def test_a_blade_is_given_the_pull_as_it_is(rendered: Rendered) -> None:
         Path(pull.__file__).read_text()
     )
     assert rendered.files[PULL_PATH].startswith("#!/bin/sh\n")
-    assert rendered.files[str(pull.KEYS)] == KEYRING
+    assert rendered.files[str(places.KEYS)] == KEYRING
     assert PULL_PATH == PULL  # what a rollout starts
-    assert str(pull.SETTINGS) == PULL_SETTINGS
+    assert str(places.SETTINGS) == PULL_SETTINGS
 
 
 def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
@@ -70,14 +70,13 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/etc/portage/package.use/headnode",
         "/etc/portage/repos.conf/gentoo.conf",
         "/etc/portage/sets/blade",
-        "/usr/local/lib/headnode/blades/__init__.py",
-        "/usr/local/lib/headnode/blades/order.py",
-        "/usr/local/lib/headnode/blades/pull.py",
+        *(f"/usr/local/lib/headnode/blades/{name}.py" for name in MODULES),
         "/usr/local/sbin/headnode-pull",
         "/usr/local/sbin/headnode-trust",
+        "/var/lib/headnode/portage.json",
     ]
     assert sorted(rendered.links) == ["/etc/portage/make.profile"]
-    assert rendered.files[str(pull.ETC / "sets/blade")] == "app-misc/a\napp-misc/b\n"
+    assert rendered.files[str(places.ETC / "sets/blade")] == "app-misc/a\napp-misc/b\n"
 
 
 def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -> None:
