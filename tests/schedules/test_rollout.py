@@ -41,6 +41,7 @@ def test_a_pull_that_updated_is_read_whole() -> None:
         ring="canary",
         result=Result.UPDATED,
         generation=7,
+        sequence=9,
         packages=11,
         changes=("-app-misc/a-1", "+app-misc/a-2"),
         emerge_started=True,
