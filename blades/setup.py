@@ -30,7 +30,18 @@ LIBRARY = "/usr/local/lib/headnode"
 PORTAGE_RECORD = f"{places.STATE}/{drift.RECORD}"
 # What a blade is given of this package: modules of the standard library alone.
 MODULES = (
-    *("__init__", "afterwards", "deadman", "drift", "merging", "order", "places", "pull", "ready"),
+    *(
+        "__init__",
+        "afterwards",
+        "deadman",
+        "drift",
+        "kept",
+        "merging",
+        "order",
+        "places",
+        "pull",
+        "ready",
+    ),
     *("update", "web"),
 )
 # -I: neither the folder that it is started in nor root's own packages come into it. -S: nor any

@@ -9,20 +9,16 @@ done already costs little.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from blades import afterwards, deadman, drift, merging, places, ready
+from blades import afterwards, deadman, drift, kept, merging, places, ready
 from blades.order import Order, OrderError, check_signature, fetch, read_json
 from blades.places import PullError, read_state, write, write_json
 
 APPLYING = "applying"
-# What is kept of a deployment, to go back to without the headnode.
-KEPT = ("deployment.json", "generation.json", "Packages", "blade.json")
 # For a deployment without a blade.json: made by a headnode that knew of none.
 PLAIN: dict[str, Any] = {
     "checks": [],
@@ -110,7 +106,7 @@ def update(
         _note(order, report["packages"])
         report["result"] = "unchanged"
         return
-    needed = [name for name in KEPT[1:] if name != "blade.json" or order.names(name)]
+    needed = [name for name in kept.FILES[1:] if name != "blade.json" or order.names(name)]
     texts = {name: order.file(name).decode() for name in needed}
     texts["deployment.json"] = order.content.decode()
     if why := _why_not_now(order, texts, settings, words):
@@ -124,7 +120,7 @@ def update(
     except BaseException as error:
         _mark(sequence, str(error) or type(error).__name__)
         raise
-    _keep(texts, before)
+    kept.keep(texts, before, same_state)
     _note(order, report["packages"])
     limits = blade_of(texts)["pull"]
     if "confirm" in words and limits["confirm_s"] and before:
@@ -221,8 +217,8 @@ def _look(blade: Mapping[str, Any], report: dict[str, Any]) -> None:
     """Everything that is looked at when the packages are there."""
     limits, folders = blade["pull"], afterwards.protected()
     came = [change[1:] for change in report["changes"] if change.startswith("+")]
-    kept = {*afterwards.edited(came, folders), *afterwards.proposed(folders)}
-    report["edited"] = sorted(kept)
+    found = {*afterwards.edited(came, folders), *afterwards.proposed(folders)}
+    report["edited"] = sorted(found)
     done, report["stale"], wrong = afterwards.refresh(limits["restart"])
     report["restarted"] = done
     report["warnings"] += wrong
@@ -236,51 +232,21 @@ def _note(order: Order, packages: int) -> None:
     (places.STATE / APPLYING).unlink(missing_ok=True)
 
 
-def _keep(texts: Mapping[str, str], before: Mapping[str, Any]) -> None:
-    """Keep what this deployment was, and what the one before it was, for the way back.
-
-    Packages that were fetched for neither go.
-    """
-    now, old = places.STATE / "now", places.STATE / "before"
-    kept = places.read_object(now / "deployment.json")
-    if kept and before and same_state(kept, before):
-        shutil.rmtree(old, ignore_errors=True)
-        now.rename(old)
-    shutil.rmtree(now, ignore_errors=True)
-    for name in reversed(KEPT):  # deployment.json last: with it the others are there
-        if name in texts:
-            write(now / name, texts[name])
-    _clean_fetched()
-
-
-def _clean_fetched() -> None:
-    named: set[str] = set()
-    for folder in ("now", "before"):
-        named |= set(read_state(f"{folder}/generation.json").get("packages", {}))
-    names = {name.rpartition("/")[2] for name in named}
-    for path in places.FETCHED.rglob("*.gpkg.tar"):
-        if path.name not in names:
-            path.unlink()
-
-
 def go_back(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     """Go back to what the blade had before its last pull, without the headnode.
 
     Raises:
         PullError: a package of that is not here any more.
     """
-    folder = places.STATE / "before"
-    texts = _texts_of("before")
+    texts = kept.texts_of("before")
     refused = deadman.waiting().get("sequence", 0)
-    texts["Packages"] = from_here(texts["Packages"])
+    texts["Packages"] = kept.from_here(texts["Packages"], int(time.time()))
     report["by_itself"] = True
-    limits = blade_of(_texts_of("now"))["pull"]
+    limits = blade_of(kept.texts_of("now"))["pull"]
     merging.begin_log()
     deadman.refuse(refused)
     apply(texts, settings, report)
-    now = places.STATE / "now"
-    shutil.rmtree(now, ignore_errors=True)
-    folder.rename(now)
+    kept.gone_back()
     says = json.loads(texts["deployment.json"])
     write_json(places.STATE / "applied.json", {"deployment": says, "packages": report["packages"]})
     (places.STATE / APPLYING).unlink(missing_ok=True)
@@ -288,41 +254,3 @@ def go_back(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     if line := limits["back_command"]:
         report["warnings"] += afterwards.failures([line], 300.0)
     report["result"] = "updated"
-
-
-def _texts_of(kept: str) -> dict[str, str]:
-    folder = places.STATE / kept
-    return {name: (folder / name).read_text() for name in KEPT if (folder / name).exists()}
-
-
-def _link(new: Path, there: Path) -> None:
-    try:
-        new.hardlink_to(there)
-    except OSError:  # on another file system
-        shutil.copy2(there, new)
-
-
-def from_here(index: str) -> str:
-    """An index whose packages are fetched from where earlier pulls left them. Pure, but for where.
-
-    Each block's PATH is from the pool; Portage has put them by its own scheme below FETCHED.
-    """
-    head, *blocks = index.split("\n\n")
-    here = {path.name: path for path in places.FETCHED.rglob("*.gpkg.tar")}
-    kept = places.STATE / "packages"
-    shutil.rmtree(kept, ignore_errors=True)
-    for block in blocks:
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
-        name = fields.get("PATH", "")
-        if path := here.get(name.rpartition("/")[2]):
-            (kept / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(kept / name, path)
-    lines = [
-        f"URI: file://{kept}"
-        if line.startswith("URI: ")
-        else f"TIMESTAMP: {int(time.time())}"
-        if line.startswith("TIMESTAMP: ")
-        else line
-        for line in head.splitlines()
-    ]
-    return "\n\n".join(["\n".join(lines), *blocks])

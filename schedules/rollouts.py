@@ -27,15 +27,14 @@ UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED})
 def plan_once(site: Site, nodes: str | None) -> Plan:
     """What a rollout over a node set (None: every blade) would do.
 
-    Only one over all blades hands generations on from ring to ring: somebody who names blades
-    means those, with what their rings have.
+    Only one over all blades moves rings: somebody who names blades means those, with what their
+    rings have.
     """
     left: dict[str, str] = {}
     for name in site.cluster.classes:
         left |= drained.drained(site.binhost(name).folder)
     options = site.cluster.rollout
-    promotes = options.promote and nodes is None
-    return plan_rollout(select(site.cluster, nodes), left, options, promotes=promotes)
+    return plan_rollout(select(site.cluster, nodes), left, options, whole=nodes is None)
 
 
 def roll_out_once(

@@ -57,17 +57,21 @@ class Plan:
 
 
 def plan_rollout(
-    blades: Sequence[Blade], drained: Mapping[str, str], options: Rollout, *, promotes: bool
+    blades: Sequence[Blade], drained: Mapping[str, str], options: Rollout, *, whole: bool
 ) -> Plan:
-    """Plan a rollout over `blades`, which come ring by ring; `drained` are names with a reason."""
+    """Plan a rollout over `blades`, which come ring by ring; `drained` are names with a reason.
+
+    `whole` is whether those are all blades: else no ring moves, neither on nor back, since others
+    of it have no part in this.
+    """
     stages = [
         _stage(name, ring, tuple(group), drained, options)
         for (name, ring), group in groupby(blades, lambda each: (each.class_name, each.ring))
     ]
     return Plan(
         stages=tuple(stages),
-        promotes=promotes,
-        on_stop=options.on_stop,
+        promotes=whole and options.promote,
+        on_stop=options.on_stop if whole else OnStop.HALT,
         settle_s=options.settle_s,
     )
 

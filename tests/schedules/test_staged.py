@@ -319,6 +319,10 @@ def test_named_blades_pull_what_their_rings_have_and_no_ring_moves(fleet: Fleet)
     _, results, _ = fleet.run("blade[02,04]")
     assert results == {"blade02": "updated", "blade04": "unchanged"}
     assert fleet.rings() == {"canary": 2, "fleet": 1}
+    fleet.does("blade01", fails=2)
+    done, results, _ = fleet.run("blade01")
+    assert (done.phase, results) == (Phase.STOPPED, {"blade01": "failed"})
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
 
 
 def test_an_older_generation_in_the_first_ring_is_not_handed_on(fleet: Fleet) -> None:

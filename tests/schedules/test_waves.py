@@ -46,7 +46,7 @@ def test_a_share_of_blades_that_may_fail_is_rounded_down(
 def test_the_plan_says_every_step_before_it_is_done() -> None:
     some = [*blades("canary", 1, 2), *blades("fleet", 3, 4, 5, 6)]
     options = Rollout(waves=("1", "100%"), max_failed="50%")
-    plan = plan_rollout(some, {"blade04": "memory test"}, options, promotes=True)
+    plan = plan_rollout(some, {"blade04": "memory test"}, options, whole=True)
     assert list(plan.lines()) == [
         "blade/canary: wave 1 of 2: 1 blade, blade01",
         "blade/canary: wave 2 of 2: 1 blade, blade02",
@@ -59,10 +59,9 @@ def test_the_plan_says_every_step_before_it_is_done() -> None:
     ]
 
 
-def test_a_plan_over_named_blades_hands_nothing_on() -> None:
+def test_a_plan_over_named_blades_moves_no_ring() -> None:
     some = [*blades("canary", 1), *blades("fleet", 3)]
-    options = Rollout.model_validate({"on_stop": "halt"})
-    plan = plan_rollout(some, {}, options, promotes=False)
+    plan = plan_rollout(some, {}, Rollout(), whole=False)
     assert list(plan.lines()) == [
         "blade/canary: wave 1 of 1: 1 blade, blade01",
         "blade/canary: stops when more than 0 fail",
