@@ -11,12 +11,16 @@ help: ## list the targets
 ready: ## install what is missing: system packages (as root), .venv
 	@./bootstrap.sh
 
+.PHONY: ready-for-tests
+ready-for-tests: ## the same, and what only tests and benchmarks run
+	@./bootstrap.sh tests
+
 .PHONY: demo
 demo: ready ## the main job in a lab of 4 blades; KEEP=1 leaves it running
 	@$(PY) -m headnode.demo $(if $(KEEP),--keep)
 
 .PHONY: lint
-lint: ready ## style and types
+lint: ready-for-tests ## style and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
@@ -30,27 +34,27 @@ test-full: lint ## every test, the long ones too
 	@$(PY) -m pytest -q $(ARGS)
 
 .PHONY: lab58
-lab58: ready ## the cycle with 58 blades, for real
+lab58: ready-for-tests ## the cycle with 58 blades, for real
 	@$(PY) -m pytest -q tests/test_fleet.py $(ARGS)
 
 .PHONY: bench-http
-bench-http: ready ## our HTTP server against nginx; the last line is JSON
+bench-http: ready-for-tests ## our HTTP server against nginx; the last line is JSON
 	@$(PY) -P tests/bench/http.py $(ARGS)
 
 .PHONY: bench-tree
-bench-tree: ready ## trees by image against rsync, and our sync against bare rsync
+bench-tree: ready-for-tests ## trees by image against rsync, and our sync against bare rsync
 	@$(PY) -P tests/bench/tree.py $(ARGS)
 
 .PHONY: bench-index
-bench-index: ready ## one more package to 10,000, against emaint: 10 minutes; the last line is JSON
+bench-index: ready-for-tests ## one more package to 10,000, against emaint: 10 minutes; the last line is JSON
 	@$(PY) -m tests.bench.index $(ARGS)
 
 .PHONY: bench-distcc
-bench-distcc: ready ## builds with 0, 1, 2, 4 helpers; ARGS=--kernel for Linux; the last line is JSON
+bench-distcc: ready-for-tests ## builds with 0, 1, 2, 4 helpers; ARGS=--kernel for Linux; the last line is JSON
 	@$(PY) -P tests/bench/distcc.py $(ARGS)
 
 .PHONY: bench-scale
-bench-scale: ready ## 10,000 simulated pulls against server and ledger; the last line is JSON
+bench-scale: ready-for-tests ## 10,000 simulated pulls against server and ledger; the last line is JSON
 	@$(PY) -P tests/bench/scale.py $(ARGS)
 
 .PHONY: docs
@@ -64,7 +68,7 @@ docs: ready ## the manual: renew what is generated, and make docs/_build/html an
 	@echo "The manual is docs/_build/html/index.html."
 
 .PHONY: screens
-screens: ready ## renew the manual's screenshots, in docs/img
+screens: ready-for-tests ## renew the manual's screenshots, in docs/img
 	@mkdir -p docs/img
 	@SCREENS=docs/img $(PY) -m pytest -q tests/headnode/status/test_screens.py -k fits
 

@@ -27,9 +27,15 @@ scanelf:pax-utils:app-misc/pax-utils
 wget:wget:net-misc/wget
 gpg:gpg:app-crypt/gnupg
 gpg-agent:gpg-agent:app-crypt/gnupg
+git:git:dev-vcs/git
+ssh:openssh-client:net-misc/openssh
+"
+
+# What only the tests run, and the benchmarks: `./bootstrap.sh tests`.
+FOR_TESTS="
+gcc-11:gcc-11:sys-devel/gcc
 distcc:distcc:sys-devel/distcc
 nginx:nginx-light:www-servers/nginx
-git:git:dev-vcs/git
 logrotate:logrotate:app-admin/logrotate
 flex:flex:sys-devel/flex
 bison:bison:sys-devel/bison
@@ -43,7 +49,9 @@ qemu-system-x86_64:qemu-system-x86:app-emulation/qemu
 busybox:busybox-static:sys-apps/busybox
 initdb:postgresql:dev-db/postgresql
 chromium:chromium:www-client/chromium
+sshd:openssh-server:net-misc/openssh
 "
+[ "${1:-}" != tests ] || NEEDED="$NEEDED$FOR_TESTS"
 
 # Debian has the server's programs in no folder of the PATH; tests start a server of their own.
 postgresql=$(printf '%s:' /usr/lib/postgresql/*/bin)

@@ -52,6 +52,7 @@ def still_good(result: BuildResult | None, shop: Workshop, snapshots: str) -> bo
         result is not None
         and result.snapshots == snapshots
         and result.configuration == configuration_of(shop)
+        and result.blade == blade_configuration_of(shop)
         and all(_present(shop, name) for name in result.packages)
     )
 
@@ -68,6 +69,13 @@ def configuration_of(shop: Workshop) -> Configuration:
     rendered = shop.configuration
     files = {path: text for path, text in rendered.files.items() if path.startswith(f"{ETC}/")}
     return Configuration(files=files, links=dict(rendered.links))
+
+
+def blade_configuration_of(shop: Workshop) -> Configuration | None:
+    """The Portage configuration that blades have with what is built, as a record."""
+    if shop.blade is None:
+        return None
+    return Configuration(files=dict(shop.blade.files), links=dict(shop.blade.links))
 
 
 def build(
@@ -112,6 +120,7 @@ def build(
             packages=packages,
             built=tuple(dict.fromkeys((*wanted, *again))),
             configuration=configuration_of(shop),
+            blade=blade_configuration_of(shop),
             finished=datetime.now(UTC),
             seconds=round(time.monotonic() - started, 1),
             distributed=helped.distributed(),

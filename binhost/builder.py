@@ -68,7 +68,8 @@ CACHES = ("/var/cache/binhost", "/var/cache/edb", "/var/tmp/portage")  # noqa: S
 class Workshop:
     """What a builder is set up from.
 
-    `repos` are the snapshots (name -> folder), `distfiles` the mirror's, `pool` the class's.
+    `repos` are the snapshots (name -> folder), `distfiles` the mirror's, `pool` the class's;
+    `configuration` is what the builder itself has in /etc/portage, `blade` what blades have.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class Workshop:
     distfiles: Path
     pool: Pool
     configuration: Rendered
+    blade: Rendered | None = None
 
     @property
     def staging(self) -> Path:

@@ -110,6 +110,7 @@ class Generations:
             header=result.header,
             packages={name: sha256[name] for name in result.packages},
             configuration=result.configuration,
+            blade=result.blade,
             entries_sha256=hashlib.sha256(entries.text.encode()).hexdigest(),
         )
 
@@ -153,4 +154,5 @@ def same_state(generation: Generation, result: BuildResult) -> bool:
         and generation.atoms == result.atoms
         and generation.header == result.header
         and generation.configuration == result.configuration
+        and generation.blade == result.blade
     )

@@ -7,6 +7,7 @@ only then is the staging folder emptied. Run again, each step finds what is ther
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -29,9 +30,15 @@ log = logging.getLogger(__name__)
 ReposOf = Callable[[str], Mapping[str, Path]]
 ImageOf = Callable[[str], TreeImage | None]
 
+BladeOf = Callable[[str, Generation], str | None]
+
 
 def no_image(set_id: str) -> None:
     """What a class has whose blades sync by rsync."""
+
+
+def no_blade(ring: str, generation: Generation) -> None:
+    """Say nothing of what blades are to be like."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +46,9 @@ class Binhost:
     """A class's folders: what is published (`folder`) and what is built (`build_folder`).
 
     `pool_url` is where blades find the pool; `repos_of` gives the snapshots (name -> folder) of a
-    snapshot set, `image_of` those as one image, which it makes if need be. With `keys`, packages
-    and deployments are signed, and blades refuse a deployment when `valid` is over.
+    snapshot set, `image_of` those as one image, which it makes if need be, `blade_of` what the
+    blades of a ring are to be like with a generation. With `keys`, packages and deployments are
+    signed, and blades refuse a deployment when `valid` is over.
     """
 
     class_name: str
@@ -51,6 +59,7 @@ class Binhost:
     image_of: ImageOf = no_image
     keys: Keys | None
     valid: timedelta
+    blade_of: BladeOf = no_blade
 
     @property
     def signer(self) -> Signer | None:
@@ -240,9 +249,9 @@ def _bring(binhost: Binhost, order: Order, move: Move, signer: Signer | None = N
     """Put a generation in front of a ring, unless the ring has it already.
 
     It does not have it if its index sends blades to another address than the headnode has now, if
-    its trees are to come in another way, or if its time is half over. What was published just now
-    has passed its gates; any other move is examined here. `signer` is the binhost's, if that is at
-    hand.
+    its trees are to come in another way or its blades are to be otherwise, or if its time is half
+    over. What was published just now has passed its gates; any other move is examined here.
+    `signer` is the binhost's, if that is at hand.
     """
     ring = binhost.ring(move.ring)
     current = ring.current()
@@ -270,8 +279,13 @@ def _bring(binhost: Binhost, order: Order, move: Move, signer: Signer | None = N
         signer=signer or binhost.signer,
         valid=binhost.valid,
         now=order.now,
+        blade=binhost.blade_of(move.ring, move.generation),
     )
     return Published(generation=move.generation, deployment=deployment, new_packages=(), moved=True)
+
+
+def _sha256(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_good(binhost: Binhost, ring: Ring, current: Deployment, now: datetime) -> bool:
@@ -279,8 +293,14 @@ def _is_good(binhost: Binhost, ring: Ring, current: Deployment, now: datetime) -
     return (
         ring.pool_url() == binhost.pool_url
         and current.image == binhost.image_of(current.snapshots)
+        and current.sha256.get("blade.json") == _sha256(_blade_now(binhost, ring, current))
         and not is_stale(current, trusted=trusted, valid=binhost.valid, now=now)
     )
+
+
+def _blade_now(binhost: Binhost, ring: Ring, current: Deployment) -> str | None:
+    """What the blades of a ring would be told to be like, were it deployed anew."""
+    return binhost.blade_of(ring.name, binhost.generations.read(current.generation))
 
 
 def renew(binhost: Binhost, order: Order) -> Published | None:

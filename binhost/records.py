@@ -97,6 +97,7 @@ class BuildResult(Record):
     packages: tuple[str, ...]
     built: tuple[str, ...]
     configuration: Configuration
+    blade: Configuration | None = None
     finished: datetime
     seconds: float
     distributed: Distributed | None = None
@@ -126,7 +127,8 @@ class Generation(Record):
 
     `packages` are pool names with the SHA-256 of their content; `entries_sha256` is the digest of
     the file `entries` beside it; `parent` the generation it was made after, if any; `gates` what it
-    had to pass.
+    had to pass. `configuration` is what the packages were built with, `blade` what blades have in
+    /etc/portage with them (None: made before generations had it, blades keep theirs).
     """
 
     number: int
@@ -139,6 +141,7 @@ class Generation(Record):
     header: dict[str, str]
     packages: dict[str, str]
     configuration: Configuration
+    blade: Configuration | None = None
     entries_sha256: str
     gates: tuple[GateReport, ...] = ()
 

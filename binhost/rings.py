@@ -5,6 +5,7 @@
     rings/<ring>/current -> deployments/<seq>
     rings/<ring>/deployments/<seq>/Packages(.gz)    the index, its mtime equal to its TIMESTAMP
     rings/<ring>/deployments/<seq>/generation.json
+    rings/<ring>/deployments/<seq>/blade.json       what its blades are to be like (config.blade)
     rings/<ring>/deployments/<seq>/keys.asc         the public keys that blades trust from it on
     rings/<ring>/deployments/<seq>/deployment.json(.asc)  `binhost.records.Deployment`, signed
     rings/<ring>/deployments/<seq>/repos/<repo> -> the snapshot of the tree it was built from
@@ -102,12 +103,14 @@ class Ring:
         image: TreeImage | None = None,
         gates: tuple[GateReport, ...] = (),
         above: int = 0,
+        blade: str | None = None,
     ) -> Deployment:
         """Put `generation` in front of the ring: one rename, after everything is in place.
 
         `repos` are the snapshots of its trees (name -> folder), `image` is those as one file,
-        `gates` what the move passed. Its sequence is above the ring's last one, and above `above`.
-        Blades refuse the deployment when `valid` is over.
+        `gates` what the move passed, `blade` the text of blade.json (None: blades keep their
+        configuration). Its sequence is above the ring's last one, and above `above`. Blades refuse
+        the deployment when `valid` is over.
 
         Raises:
             PublishError: the key that signs is one that the ring's blades were never told of.
@@ -126,6 +129,8 @@ class Ring:
             "Packages.gz": packed,
             "generation.json": to_json(generation).encode(),
         }
+        if blade is not None:
+            files["blade.json"] = blade.encode()
         if signer:
             _require_told(before, signer)
             files["keys.asc"] = signer.keyring.encode()

@@ -20,6 +20,7 @@ RING_FILES = frozenset(
         "Packages.gz",
         "deployment.json",
         "deployment.json.asc",
+        "blade.json",
         "generation.json",
         "keys.asc",
     }
@@ -74,6 +75,8 @@ def resolve(url_path: str, roots: Roots) -> Path | None:
             return binhost.joinpath(group, "rings", ring, "current", name)
         case ["binhost", group, ring, "deployments", number, name] if SEQUENCE.fullmatch(number):
             return binhost.joinpath(group, "rings", ring, "deployments", number, name)
+        case ["binhost", group, _, "drained.json"]:
+            return binhost.joinpath(group, "drained.json")
         case ["distfiles", *inside] if inside:
             return mirror.joinpath("distfiles", *inside)
         case ["images", name] if IMAGE.fullmatch(name):

@@ -10,25 +10,27 @@ by its digest, and the deployment is checked here:
     its sequence: never below the highest that was seen, so that an old one is not played again
     its end: else a stranger could hold the blade at what it has for ever
 
-Only the standard library, and gpg: the blade may have nothing else.
+The clock is looked at first: with a wrong one, the end means nothing. Only the standard library,
+and gpg: the blade may have nothing else. What a pull that finds nothing new does not need is
+imported where it is needed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
-import subprocess
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-HTTP_TIMEOUT_S = 30.0
+from blades import web
+from blades.web import WebError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 NEEDED = ("class_name", "ring", "sequence", "generation", "expires", "snapshots", "atoms", "sha256")
 TRUSTED = ("TRUST_FULLY", "TRUST_ULTIMATE")
 
@@ -41,13 +43,18 @@ class UntrustedError(OrderError):
     """There is one that is not the headnode's, or not for this blade, or not for now."""
 
 
-@dataclass(frozen=True)
 class Order:
-    """A deployment as it came (`content`), and what it says; `base` is its ring's address."""
+    """A deployment as it came (`content`), and what it says; `base` is its ring's address.
 
-    base: str
-    content: bytes
-    says: Mapping[str, Any]
+    `date` is the headnode's clock when it came, None if it did not tell.
+    """
+
+    __slots__ = ("base", "content", "date", "says")
+
+    def __init__(
+        self, base: str, content: bytes, says: Mapping[str, Any], date: datetime | None = None
+    ) -> None:
+        self.base, self.content, self.says, self.date = base, content, says, date
 
     @property
     def folder(self) -> str:
@@ -69,16 +76,17 @@ class Order:
 
 def fetch(url: str) -> bytes:
     """The content at `url`, or an OrderError that says what is wrong with it."""
+    return ask(url).content
+
+
+def ask(url: str) -> web.Answer:
+    """The answer at `url`, or an OrderError that says what is wrong with it."""
     try:
-        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as answer:  # noqa: S310
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
+        return web.get(url)
+    except WebError as error:
+        if error.status == 404:
             raise OrderError(f"the headnode has nothing for this ring yet ({url})") from error
-        raise OrderError(f"{url}: {error}") from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise OrderError(f"the headnode does not answer at {url}: {reason}") from error
+        raise OrderError(str(error)) from error
 
 
 def read_json(content: bytes, url: str, *keys: str) -> dict[str, Any]:
@@ -96,8 +104,33 @@ def read_json(content: bytes, url: str, *keys: str) -> dict[str, Any]:
 def fetch_order(base: str) -> Order:
     """The newest deployment of the ring at `base`, not checked yet."""
     url = f"{base}/deployment.json"
-    content = fetch(url)
-    return Order(base=base, content=content, says=read_json(content, url, *NEEDED))
+    answer = ask(url)
+    says = read_json(answer.content, url, *NEEDED)
+    return Order(base=base, content=answer.content, says=says, date=read_date(answer.date))
+
+
+def read_date(text: str) -> datetime | None:
+    """The time in `Sun, 06 Nov 1994 08:49:37 GMT`; None if it is none. Source: RFC 9110, 5.6.7."""
+    try:
+        _, day, month, year, clock, _ = text.split()
+        hour, minute, second = map(int, clock.split(":"))
+        number = MONTHS.index(month) + 1
+        return datetime(int(year), number, int(day), hour, minute, min(second, 59), tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def check_clock(order: Order, now: datetime, most_s: float) -> None:
+    """Check that this blade's clock is the headnode's, within `most_s`, or an OrderError.
+
+    Whoever answers in the headnode's place could so at most hold the blade where it is.
+    """
+    if most_s and order.date and abs(now - order.date) > timedelta(seconds=most_s):
+        raise OrderError(
+            f"this blade's clock says {now:%Y-%m-%d %H:%M:%S} UTC and the headnode's "
+            f"{order.date:%Y-%m-%d %H:%M:%S}: set the one that is wrong (chronyd, ntpd), then "
+            "pull again"
+        )
 
 
 def check_signature(order: Order, keyring: Path) -> None:
@@ -105,6 +138,9 @@ def check_signature(order: Order, keyring: Path) -> None:
 
     The signature is the one beside this very deployment: the ring may have moved on meanwhile.
     """
+    import subprocess
+    import tempfile
+
     seal = fetch(f"{order.folder}/deployment.json.asc")
     with tempfile.TemporaryDirectory(prefix="headnode-") as folder:
         signed, signature = Path(folder, "deployment.json"), Path(folder, "seal.asc")

@@ -8,6 +8,7 @@
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/secret           what its reports are signed with (0600)
     /etc/headnode/pull.json        where the headnode is, and which ring the blade is in
+    /var/lib/headnode/portage.json what of that is headnode's, so that edits are told from it
     /usr/local/sbin/headnode-pull  starts the pull, which is:
     /usr/local/sbin/headnode-tree    puts the trees in place; `blades.boot` starts it at boot
     /usr/local/sbin/headnode-kernel  says which kernel runs and which is due
@@ -22,27 +23,29 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from blades import drift, places
 from blades.boot import TREE_PATH, boot_files
 from blades.inventory import Blade
 from config.distccd import distccd_files
 from config.model import Cluster
-from config.portage import Rendered, blade_files, http_url, is_program, rsync_url
+from config.portage import ETC, Rendered, blade_files, http_url, is_program, rsync_url
 
 PULL_PATH = "/usr/local/sbin/headnode-pull"
 KERNEL_PATH = "/usr/local/sbin/headnode-kernel"
 PULL_SETTINGS = "/etc/headnode/pull.json"
 SECRET_PATH = "/etc/headnode/secret"  # noqa: S105 (where it is, not what)
 LIBRARY = "/usr/local/lib/headnode"
+PORTAGE_RECORD = f"{places.STATE}/{drift.RECORD}"
 # What a blade is given of this package: modules of the standard library alone.
 MODULES = (
-    "__init__",
-    *("grub", "image", "kernel", "order", "pull"),
-    *("report", "signature", "tree"),
+    *("__init__", "afterwards", "deadman", "drift", "grub", "image", "kept", "kernel", "merging"),
+    *("order", "places", "pull", "ready", "report", "signature", "tree", "update", "web"),
 )
-# -I: neither the folder that it is started in nor root's own packages come into it.
+# -I: neither the folder that it is started in nor root's own packages come into it. -S: nor any
+# that are not Python's own, which saves a third of the time that a pull without news takes.
 LAUNCHER = f"""#!/bin/sh
 # {{what}} Written by headnode.
-exec python3 -I -c 'import sys
+exec python3 -I -S -c 'import sys
 sys.path.insert(0, "{LIBRARY}")
 from blades.{{module}} import main
 sys.exit(main())' "$@"
@@ -74,7 +77,11 @@ def setup_files(
     }
     portage = blade_files(cluster, blade.name, atoms, keyring)
     helping = distccd_files(cluster, blade.name)
-    files = {PULL_SETTINGS: json.dumps(settings, indent=1) + "\n", **program_files()}
+    files = {
+        PULL_SETTINGS: json.dumps(settings, indent=1) + "\n",
+        PORTAGE_RECORD: _record(portage),
+        **program_files(),
+    }
     if secret is not None:
         files[SECRET_PATH] = f"{secret.hex()}\n"
     boot = boot_files()
@@ -82,6 +89,17 @@ def setup_files(
         files={**portage.files, **helping.files, **files, **boot.files},
         links={**portage.links, **helping.links, **boot.links},
     )
+
+
+def _record(portage: Rendered) -> str:
+    """What is put into /etc/portage: the first pull takes anything else for somebody's edit."""
+    want = drift.wanted({"files": in_portage(portage), "links": portage.links})
+    return json.dumps({"digests": drift.digests_of(want)}, indent=1) + "\n"
+
+
+def in_portage(rendered: Rendered) -> dict[str, str]:
+    """Those of the files that lie in /etc/portage."""
+    return {path: text for path, text in rendered.files.items() if path.startswith(f"{ETC}/")}
 
 
 def program_files() -> dict[str, str]:

@@ -107,7 +107,7 @@ def run_on(
     # thread of its own would print a traceback and leave its caller waiting (ClusterShell 1.10).
     task = task_self()
     task.set_info("fanout", options.fanout)
-    task.set_info("ssh_options", SSH_OPTIONS)
+    task.set_info("ssh_options", f"{SSH_OPTIONS} {options.ssh_options}".rstrip())
     watch = _Watch(on_outcome)
     if not blades:
         return watch.outcomes

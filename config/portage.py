@@ -18,6 +18,7 @@ PATCHES = f"{ETC}/patches"
 NO_PATCHES: Mapping[str, str] = MappingProxyType({})
 KEYS_PATH = "/etc/headnode/keys.asc"
 TRUST_PATH = "/usr/local/sbin/headnode-trust"
+SET_PATH = f"{ETC}/sets/blade"
 REPOS = "/var/db/repos"
 # The files that a stage3 and the handbook have in these folders: ours take their place, so that
 # nothing else is asked for packages or trees.
@@ -132,13 +133,18 @@ def _lines(lines: Sequence[str]) -> str:
     return HEADER + "".join(f"{line}\n" for line in lines)
 
 
+def set_text(atoms: Sequence[str]) -> str:
+    """The file of the set @blade."""
+    return "".join(f"{atom}\n" for atom in sorted(atoms))
+
+
 def _class_files(cls: Class, atoms: Sequence[str]) -> dict[str, str]:
     return {
         f"{ETC}/package.use/headnode": _lines(cls.package_use),
         f"{ETC}/package.accept_keywords/headnode": _lines(cls.package_accept_keywords),
         f"{ETC}/package.license/headnode": _lines(cls.package_license),
         f"{ETC}/package.mask/headnode": _lines(cls.package_mask),
-        f"{ETC}/sets/blade": "".join(f"{atom}\n" for atom in sorted(atoms)),
+        SET_PATH: set_text(atoms),
     }
 
 
@@ -159,6 +165,34 @@ def blade_files(
     if place is None:
         raise ValueError(f"{blade} is in no ring")
     class_name, ring = place
+    of_class = class_files(cluster, class_name, atoms, keyring)
+    of_ring = ring_files(cluster, class_name, ring, signed=keyring is not None)
+    return Rendered(
+        files={**of_class.files, **of_ring, **_trust_files(keyring)}, links=of_class.links
+    )
+
+
+def ring_files(cluster: Cluster, class_name: str, ring: str, *, signed: bool) -> dict[str, str]:
+    """Where the blades of a ring find packages and trees: what a move to another ring changes."""
+    binrepos = {
+        "headnode": {
+            "priority": "9999",
+            "sync-uri": ring_url(cluster, class_name, ring),
+            "location": "/var/cache/binhost/headnode",
+            "verify-signature": "true" if signed else "false",
+        }
+    }
+    repos = _blade_repos(cluster, class_name, ring)
+    return {BINREPOS: _ini(binrepos), REPOS_CONF: _ini(repos)}
+
+
+def class_files(
+    cluster: Cluster, class_name: str, atoms: Sequence[str], keyring: str | None
+) -> Rendered:
+    """What all blades of a class have in /etc/portage, whatever their ring.
+
+    This is part of a generation: who goes back to one goes back to its configuration, too.
+    """
     cls = cluster.classes[class_name]
     features = "getbinpkg binpkg-multi-instance parallel-fetch -news"
     if keyring is not None:
@@ -171,22 +205,8 @@ def blade_files(
         # Packages are built on the headnode only: a source build on a blade is a defect.
         "EMERGE_DEFAULT_OPTS": "--getbinpkgonly --binpkg-respect-use=y --with-bdeps=n",
     }
-    binrepos = {
-        "headnode": {
-            "priority": "9999",
-            "sync-uri": ring_url(cluster, class_name, ring),
-            "location": "/var/cache/binhost/headnode",
-            "verify-signature": _verify(keyring),
-        }
-    }
     return Rendered(
-        files={
-            f"{ETC}/make.conf": _assignments(make_conf),
-            BINREPOS: _ini(binrepos),
-            REPOS_CONF: _ini(_blade_repos(cluster, class_name, ring)),
-            **_class_files(cls, atoms),
-            **_trust_files(keyring),
-        },
+        files={f"{ETC}/make.conf": _assignments(make_conf), **_class_files(cls, atoms)},
         links=_profile_link(cluster, cls),
     )
 

@@ -20,7 +20,7 @@ from config.options import Option
 WIDTH = 90
 ORDER = (
     *("serve", "classes", "mirror", "build", "publish", "binhost", "signing", "distcc", "rollout"),
-    *("kernel", "openmosix", "schedule", "notices", "ledger", "state"),
+    *("pull", "kernel", "openmosix", "schedule", "notices", "ledger", "state"),
 )
 """The tables in the order in which a newcomer edits them."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 RESERVED_RINGS = frozenset({"pool", "generations"})
@@ -174,6 +174,22 @@ def _check_fingerprint(text: str) -> str:
     return text
 
 
+def _check_share(text: str) -> str:
+    if not re.fullmatch(r"\d+%?", text) or (text.endswith("%") and int(text[:-1]) > 100):
+        raise ValueError(f"{text!r} is neither a number of blades nor a share, 0% to 100%")
+    return text
+
+
+def _as_text(value: object) -> object:
+    return str(value) if type(value) is int else value
+
+
+def _check_wave(text: str) -> str:
+    if not _check_share(text).rstrip("%").strip("0"):
+        raise ValueError("a wave of no blades")
+    return text
+
+
 def _from_folder(path: Path, info: ValidationInfo) -> Path:
     """A relative path is relative to the folder of cluster.toml, where that is known."""
     if "\0" in str(path):
@@ -201,6 +217,21 @@ Variable = Annotated[str, AfterValidator(_check_variable), Kind("variable", "var
 Value = Annotated[str, AfterValidator(_check_value)]
 Flags = Annotated[Value, AfterValidator(_check_flags), Kind("compiler flags", "compiler flags")]
 Setting = Annotated[Value, AfterValidator(_check_flags)]
+Seconds0 = Annotated[
+    float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("number", "numbers")
+]
+Share = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    AfterValidator(_check_share),
+    Kind("number or share", "numbers or shares"),
+]
+Wave = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    AfterValidator(_check_wave),
+    Kind("number or share", "numbers or shares"),
+]
 Fingerprint = Annotated[
     str, AfterValidator(_check_fingerprint), Kind("fingerprint", "fingerprints")
 ]

@@ -97,8 +97,9 @@ def run(
     cwd: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     remedy: str = "",
+    stdin: Path = Path("/dev/null"),
 ) -> Completed:
-    """Run `argv` to its end and return what it printed.
+    """Run `argv` to its end and return what it printed. It reads the file `stdin`.
 
     With `on_line`, stderr is merged into stdout and each line is handed over as it comes.
 
@@ -110,19 +111,20 @@ def run(
     words = tuple(str(word) for word in argv)
     started = time.monotonic()
     try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
-            text=True,
-            errors="backslashreplace",
-            env=environment(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
+        with stdin.open("rb") as given:
+            process = subprocess.Popen(
+                words,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
+                text=True,
+                errors="backslashreplace",
+                env=environment(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
     except FileNotFoundError as error:
-        if cwd is not None and not cwd.is_dir():
+        if not stdin.exists() or (cwd is not None and not cwd.is_dir()):
             raise
         raise missing_tool(words[0]) from error
     try:
@@ -218,6 +220,8 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86 (Debian), app-emulation/qemu (Gentoo)",
     "rsync": "rsync (Debian), net-misc/rsync (Gentoo)",
     "ssh": "openssh-client (Debian), net-misc/openssh (Gentoo)",
+    "ssh-keygen": "openssh-client (Debian), net-misc/openssh (Gentoo)",
+    "ssh-keyscan": "openssh-client (Debian), net-misc/openssh (Gentoo)",
     "umount": "mount (Debian), sys-apps/util-linux (Gentoo)",
     "unshare": "util-linux (Debian), sys-apps/util-linux (Gentoo)",
     "wget": "wget (Debian), net-misc/wget (Gentoo)",

@@ -100,6 +100,7 @@ def values(folder: Path, count: int, tree: TreeKind) -> dict[str, Any]:
         "rollout": {
             "transport": "exec",
             "exec_command": f"{shlex.quote(str(folder / 'enter'))} %h",
+            "settle_s": 0,
         },
     }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 from binhost.verify import in_rings, verify
-from headnode.errors import HeadnodeError
+from headnode.errors import HeadnodeError, RolloutError
 from schedules.cycle import build_once, sync_once
+from schedules.ledger.recorder import Recorder
 from schedules.moving import publish_once
+from schedules.progress import Phase
 from schedules.retention import tidy_once
+from schedules.rollouts import roll_out_once
 from schedules.runner import Task, Work
 from schedules.site import Site
-from schedules.turns import roll_out_once
 from schedules.upkeep import gc_once
 
 
@@ -22,10 +25,11 @@ def tasks_of(job: str, site: Site) -> list[Task]:
         return [task for part in chain for task in tasks_of(part, site)]
     if job == "mirror-sync":
         return [Task("mirror-sync", _sync)]
+    if job == "rollout":
+        return [Task("rollout", _roll_out)]
     of_class = {
         "build": _build,
         "publish": _publish,
-        "rollout": _roll_out,
         "verify": _verify,
         "gc": _gc,
     }[job]
@@ -54,8 +58,31 @@ def _publish(work: Work, class_name: str) -> str:
     return where if done.moved else f"{where}: nothing new"
 
 
-def _roll_out(work: Work, class_name: str) -> str:
-    return roll_out_once(work, class_name)
+def _roll_out(work: Work) -> str:
+    """Bring what the first rings have to all blades, ring by ring.
+
+    Raises:
+        RolloutError: it stopped; the rings behind keep what they have.
+    """
+    rings = [(name, ring) for name, cls in work.site.cluster.classes.items() for ring in cls.rings]
+    if not any(work.site.binhost(name).ring(ring).current() for name, ring in rings):
+        return "nothing is published"
+    with Recorder(work.ledger) as recorder:
+        done, reports = roll_out_once(
+            work.site,
+            None,
+            watch=work.watch,
+            on_report=lambda each: recorder.pulled(each, work.clock()),
+            wait=True,
+        )
+    if done.phase is not Phase.DONE:
+        raise RolloutError(
+            f"The rollout {done.phase}: {done.why}",
+            remedy="headnode rollout status says how each blade is, headnode blades show BLADE has "
+            "its log.",
+        )
+    counts = Counter(each.result.value for each in reports)
+    return ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
 
 
 def _verify(work: Work, class_name: str) -> str:

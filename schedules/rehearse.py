@@ -36,7 +36,8 @@ from blades.inventory import Blade, all_blades
 from blades.setup import program_files, setup_files
 from blades.transport import Outcome
 from config import template
-from config.model import Cluster, Loader, State
+from config.blade import blade_json
+from config.model import Cluster, Loader, Pull, State
 from config.portage import ETC, Rendered, http_url
 from headnode.errors import CommandError, NodeError, PublishError
 from headnode.files import remove_tree, write_atomic
@@ -123,6 +124,7 @@ class Ground:
                 "serve": real.serve.model_copy(update=here),
                 # Kernels come into its /boot, but it has no loader to switch.
                 "kernel": real.kernel.model_copy(update={"loader": Loader.NONE}),
+                "pull": Pull(),  # the blade is no real one: none of their checks, nobody on it
             }
         )
 
@@ -135,6 +137,25 @@ class Ground:
             pool_url=http_url(self.cluster, f"binhost/{self.class_name}/pool"),
         )
 
+    def blade_text(self, generation: Generation, entries: Mapping[str, str]) -> str | None:
+        """What the lab's blade is to be like: as a real one, but for its headnode and its root."""
+        if generation.blade is None:
+            return None
+        return blade_json(
+            self.cluster,
+            self.class_name,
+            self.ring,
+            files={**generation.blade.files, **self.provided(entries)},
+            links=generation.blade.links,
+            atoms=generation.atoms,
+            signed=self.site.signs,
+        )
+
+    def provided(self, entries: Mapping[str, str]) -> dict[str, str]:
+        """The file that tells Portage which libraries the root has that no package brings."""
+        libraries = root_libraries.sonames(self.root, entries.values())
+        return {SONAME_PROVIDED: soname.soname_provided(libraries)}
+
     @property
     def pull_text(self) -> str:
         """The pull that a blade is given."""
@@ -144,9 +165,7 @@ class Ground:
         """What the lab's blade is given once."""
         keyring = self.site.keyring()
         files = setup_files(self.cluster, self.blade, generation.atoms, keyring)
-        libraries = root_libraries.sonames(self.root, entries.values())
-        more = {SONAME_PROVIDED: soname.soname_provided(libraries)}
-        return Rendered(files={**files.files, **more}, links=files.links)
+        return Rendered(files={**files.files, **self.provided(entries)}, links=files.links)
 
 
 class Trial:
@@ -234,6 +253,7 @@ class Trial:
             now=now,
             valid=binhost.valid,
             signer=binhost.signer,
+            blade=self.ground.blade_text(generation, entries),
         )
         limit = self.ground.site.cluster.publish.pull_timeout_s
         try:

@@ -16,17 +16,24 @@ PULL = "/usr/local/sbin/headnode-pull"
 
 
 class Result(StrEnum):
-    """How a blade's pull ended."""
+    """How a blade's pull ended, or its part of a rollout."""
 
     UPDATED = "updated"
     UNCHANGED = "unchanged"
+    DEFERRED = "deferred"  # it was busy, drained or full; nothing was changed
     FAILED = "failed"
     UNREACHED = "unreached"
     TIMED_OUT = "timed out"
+    UNWELL = "unwell"  # it pulled, and its health check failed
+    WENT_BACK = "went back"  # with its ring, after the rollout was stopped
+    NOT_TRIED = "not tried"
+    DRAINED = "drained"
 
 
+LISTS = ("warnings", "drift", "edited", "world", "stale", "restarted")
 GOOD = frozenset({Result.UPDATED, Result.UNCHANGED})
-PULL_RESULTS = (Result.UPDATED, Result.UNCHANGED, Result.FAILED)  # what blades/pull.py says
+# What blades/pull.py says of a pull.
+PULL_RESULTS = (Result.UPDATED, Result.UNCHANGED, Result.DEFERRED, Result.FAILED)
 
 # What a database has room for; a blade that says more is not believed.
 MOST_COUNT = (1 << 31) - 1
@@ -40,6 +47,9 @@ class BladeReport:
 
     `packages` is how many of the generation it has, `changes` what came and went
     (`+category/name-version`, `-…`), `seconds` how long it took from the headnode's side.
+    `warnings` are whole sentences; `drift` what somebody had changed in /etc/portage, `edited`
+    configuration files that were kept, `world` what it has beside @blade, `stale` processes that
+    map what was replaced.
     `kernel` is the one that runs, `kernel_due` the one that is to be booted.
     """
 
@@ -52,6 +62,12 @@ class BladeReport:
     changes: tuple[str, ...] = ()
     emerge_started: bool = False
     source_builds: int | None = None
+    warnings: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
+    world: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
     kernel: str = ""
     kernel_due: str = ""
     fetched_bytes: int | None = None
@@ -82,14 +98,14 @@ def read_outcome(blade: Blade, outcome: Outcome | None) -> BladeReport:
         return report(Result.UNREACHED, "no answer")
     if outcome.code is None:
         return report(Result.TIMED_OUT, "did not finish in time")
-    said = _last_report(outcome.output)
+    said = last_report(outcome.output)
     if said is None:
         tail = last_lines(outcome.output, 3)
         error = tail or f"exit code {outcome.code}, no output"
         unreached = outcome.code == SSH_FAILED
         return report(Result.UNREACHED if unreached else Result.FAILED, error)
     found = read_said(blade.name, blade.ring, said, outcome.seconds, outcome.output)
-    if found.good and outcome.code:  # it said so, and then was ended
+    if found.result is not Result.FAILED and outcome.code:  # it said so, and then was ended
         error = f"exit code {outcome.code} after it had said {found.result}"
         return replace(found, result=Result.FAILED, error=error)
     return found
@@ -112,6 +128,7 @@ def read_said(
         changes=_names(said.get("changes")),
         emerge_started=bool(said.get("emerge")),
         source_builds=_number(said.get("source_builds")),
+        **{name: _names(said.get(name)) for name in LISTS},
         kernel=_text(said.get("kernel")),
         kernel_due=_text(said.get("kernel_due")),
         fetched_bytes=_number(said.get("fetched_bytes"), MOST_BYTES),
@@ -133,7 +150,7 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(str(each)[:LONGEST_NAME] for each in value) if isinstance(value, list) else ()
 
 
-def _last_report(output: str) -> dict[str, object] | None:
+def last_report(output: str) -> dict[str, object] | None:
     """The last line that is a pull's report; ssh may say something after it."""
     for line in reversed(output.splitlines()):
         try:
@@ -149,12 +166,14 @@ def rollout_once(
     blades: Sequence[Blade],
     options: Rollout,
     on_report: Callable[[BladeReport], None] = lambda report: None,
+    *,
+    line: str = PULL,
 ) -> list[BladeReport]:
-    """Have `blades` pull, and return their reports in the order of `blades`."""
+    """Have `blades` pull by `line`, and return their reports in the order of `blades`."""
     known = {blade.name: blade for blade in blades}
 
     def finished(outcome: Outcome) -> None:
         on_report(read_outcome(known[outcome.blade], outcome))
 
-    outcomes = run_on(list(known), PULL, options, finished)
+    outcomes = run_on(list(known), line, options, finished)
     return [read_outcome(blade, outcomes.get(blade.name)) for blade in blades]

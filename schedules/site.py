@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from binhost.keys import Keys
 from binhost.publish import Binhost
-from binhost.records import TreeImage
+from binhost.records import Generation, TreeImage
 from binhost.user_patches import read_patches
+from blades.enrol import Wallet
+from config.blade import blade_json
 from config.load import atoms_of
-from config.model import Class, Cluster, SigningMode, TreeKind
-from config.portage import builder_files, http_url
+from config.model import Class, Cluster, Rollout, SigningMode, TreeKind
+from config.portage import builder_files, class_files, http_url
 from headnode.errors import ConfigError
 from headnode.files import require_free_space
 from mirror.contents import Kind
@@ -84,7 +87,36 @@ class Site:
             image_of=partial(self.image_of, class_name),
             keys=self.keys if self.signs else None,
             valid=timedelta(days=self.cluster.signing.valid_days),
+            blade_of=lambda ring, generation: self.blade_text(class_name, ring, generation),
         )
+
+    def blade_text(self, class_name: str, ring: str, generation: Generation) -> str | None:
+        """What the blades of a ring are to be like with a generation: their blade.json."""
+        if generation.blade is None:
+            return None
+        return blade_json(
+            self.cluster,
+            class_name,
+            ring,
+            files=generation.blade.files,
+            links=generation.blade.links,
+            atoms=generation.atoms,
+            signed=self.signs,
+        )
+
+    @property
+    def wallet(self) -> Wallet:
+        """What the headnode needs to get into blades."""
+        return Wallet(folder=self.state / "keys" / "ssh")
+
+    @property
+    def rollout(self) -> Rollout:
+        """The options of [rollout], with the headnode's own key where it has one."""
+        options = self.cluster.rollout
+        if not self.wallet.key.exists():
+            return options
+        own = shlex.join(self.wallet.ssh_options())
+        return options.model_copy(update={"ssh_options": f"{own} {options.ssh_options}".rstrip()})
 
     @property
     def signs(self) -> bool:
@@ -131,7 +163,7 @@ class Site:
         """What a class's builder is set up from, with the trees of a snapshot set."""
         from binhost.builder import Workshop  # here: who publishes needs no builder
 
-        cls = self.klass(class_name)
+        atoms, keyring = atoms_of(self.klass(class_name)), self.keyring()
         return Workshop(
             folder=self.state / "build" / class_name,
             state=self.state,
@@ -142,11 +174,12 @@ class Site:
             configuration=builder_files(
                 self.cluster,
                 class_name,
-                atoms_of(cls),
+                atoms,
                 self.jobs,
-                self.keyring(),
+                keyring,
                 read_patches(self.patches(class_name)),
             ),
+            blade=class_files(self.cluster, class_name, atoms, keyring),
         )
 
     def patches(self, class_name: str) -> Path:

@@ -87,12 +87,15 @@ def ours(mount: str) -> bool:
     return point in top or kind == "overlay" or "/lab" in point
 
 
-def test_a_ring_without_a_deployment_is_said_by_every_blade(running: Rehearsal) -> None:
+def test_a_ring_without_a_deployment_stops_the_rollout_and_says_so(
+    running: Rehearsal,
+) -> None:
     done = running.headnode("rollout", "run", "--json", check=False)
     assert done.code == 1
-    for report in json.loads(done.output):
-        assert report["result"] == "failed"
-        assert "has nothing for this ring yet" in report["error"]
+    first, *others = json.loads(done.output)
+    assert first["result"] == "failed"
+    assert "has nothing for this ring yet" in first["error"]
+    assert [each["result"] for each in others] == ["not tried", "not tried"]
 
 
 def test_a_publish_before_a_build_says_what_to_run_first(running: Rehearsal) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from config.model.base import Section
 from config.model.build import Build, Class, TreeKind
-from config.model.fleet import Distcc, DistccMode, Rollout, TransportKind
+from config.model.fleet import Distcc, DistccMode, OnStop, Pull, Rollout, TransportKind
 from config.model.headnode import Serve, State
 from config.model.kernel import Kernel, Loader, Openmosix
 from config.model.mirror import Distfiles, Mirror, Repo, Scope
@@ -37,8 +37,10 @@ __all__ = [
     "Loader",
     "Mirror",
     "Notices",
+    "OnStop",
     "Openmosix",
     "Publish",
+    "Pull",
     "Repo",
     "Rollout",
     "Schedule",
@@ -70,6 +72,7 @@ class Cluster(Section):
     distcc: Distcc = Distcc()
     kernel: Kernel = Kernel()
     openmosix: Openmosix = Openmosix()
+    pull: Pull = Pull()
     rollout: Rollout = Rollout()
     schedule: Schedule = Schedule()
     notices: Notices = Notices()

@@ -8,7 +8,19 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from config.model.base import Section
-from config.values import Count, Network, Nodes, Port, Seconds, User, misplaced
+from config.values import (
+    Count,
+    Line,
+    Network,
+    Nodes,
+    Port,
+    Seconds,
+    Seconds0,
+    Share,
+    User,
+    Wave,
+    misplaced,
+)
 
 
 class TransportKind(StrEnum):
@@ -16,6 +28,13 @@ class TransportKind(StrEnum):
 
     SSH = "ssh"
     EXEC = "exec"
+
+
+class OnStop(StrEnum):
+    """What a rollout does with its ring when too many blades have failed."""
+
+    HALT = "halt"
+    ROLLBACK = "rollback"
 
 
 class Rollout(Section):
@@ -32,6 +51,12 @@ class Rollout(Section):
         "blade; %h is the blade's name. It exits with 255, as ssh does, where the blade cannot be "
         "reached. Unused with ssh.",
     )
+    ssh_options: Line = Field(
+        "",
+        examples=["-p 2222"],
+        description="For `ssh`: further options of ssh(1), separated by spaces. The key and the "
+        "host keys of `headnode blades enrol` are used without being named here.",
+    )
     fanout: Count = Field(
         16,
         ge=1,
@@ -42,12 +67,120 @@ class Rollout(Section):
         3600.0,
         description="Seconds after which a blade that has not finished its pull counts as failed.",
     )
+    waves: tuple[Wave, ...] = Field(
+        ("2", "10%", "50%", "100%"),
+        description="How many blades of a ring have been tried when each wave is done: numbers, or "
+        "shares of the ring. What is left after the last one is a wave of its own. The first is "
+        "small because it finds most faults; each next one is looked at before more follow. "
+        "Empty: the whole ring at once.",
+    )
+    max_failed: Share = Field(
+        "5%",
+        description="Blades of a ring that may fail, a number or a share of the ring (rounded "
+        "down): one more stops the rollout. A ring of fewer than 20 blades thus stops at the "
+        "first. Blades that were off, drained or busy do not count. 100%: never stop.",
+    )
+    on_stop: OnStop = Field(
+        OnStop.ROLLBACK,
+        description="What happens to a ring whose rollout was stopped. `rollback`: it gets the "
+        "generation that it had before, and the blades that were tried go back to it. `halt`: "
+        "nothing, until somebody has looked.",
+    )
+    promote: bool = Field(
+        True,
+        strict=True,
+        description="Whether a ring that came through passes its generation on to the next ring "
+        "of the class, in the same `rollout run`. `false`: `headnode promote` does that, by hand.",
+    )
+    settle_s: Seconds0 = Field(
+        10.0,
+        description="Seconds between a wave's last pull and the look at its blades' health: "
+        "services that fall over do so within seconds. 0: look at once.",
+    )
+    health_timeout_s: Seconds = Field(
+        60.0, description="Seconds that a blade may take to answer whether it is well."
+    )
 
     @model_validator(mode="after")
     def _exec_needs_a_command(self) -> Self:
         if self.transport is TransportKind.EXEC and "%h" not in self.exec_command:
             raise misplaced("transport `exec` needs an exec_command with %h in it", "exec_command")
         return self
+
+
+class Pull(Section):
+    """What a blade looks at before, during and after a pull. Blades get it with a deployment."""
+
+    max_clock_skew_s: Seconds0 = Field(
+        300.0,
+        description="Seconds that a blade's clock may differ from the headnode's: with a wrong one "
+        "it cannot tell whether a deployment has expired, and files get dates that confuse make "
+        "and Kerberos. 0: the clock is not looked at.",
+    )
+    reserve_mib: Count = Field(
+        512,
+        ge=0,
+        description="Free space in MiB, beside what the new packages take, without which a pull "
+        "does not begin. A disk that fills up in the middle of a merge leaves half a package. "
+        "0: only what the packages take.",
+    )
+    emerge_timeout_s: Seconds = Field(
+        3000.0,
+        description="Seconds that one emerge of a pull may take before it is ended. Less than "
+        "[rollout] timeout_s, so that the blade itself can say what hung.",
+    )
+    defer_load: Seconds0 = Field(
+        0.0,
+        description="A pull is put off while the load of the last five minutes, divided by the "
+        "blade's cores, is above this. 0: never for that; computing is what blades do.",
+    )
+    defer_users: bool = Field(
+        False, strict=True, description="Whether a pull is put off while somebody is logged in."
+    )
+    defer_command: Line = Field(
+        "",
+        examples=["squeue --noheader --nodelist=$(hostname --short) | grep --quiet ."],
+        description="A shell command that says whether the blade is busy: while it succeeds, a "
+        "pull is put off. Empty: there is none.",
+    )
+    defer_timeout_s: Seconds = Field(
+        20.0,
+        description="Seconds that defer_command may take; after that the blade counts as busy.",
+    )
+    checks: tuple[Line, ...] = Field(
+        (),
+        examples=[["mountpoint --quiet /home", "sinfo --version"]],
+        description="Shell commands that must succeed on the blade after each pull that changed "
+        "anything; else the pull counts as failed.",
+    )
+    health: tuple[Line, ...] = Field(
+        (),
+        examples=[["systemctl is-active slurmd"]],
+        description="Shell commands that must succeed when the blade has settled ([rollout] "
+        "settle_s): else it counts as failed, and the rollout may stop.",
+    )
+    check_timeout_s: Seconds = Field(
+        30.0, description="Seconds that each of `checks` and `health` may take."
+    )
+    restart: tuple[Line, ...] = Field(
+        (),
+        examples=[["sshd", "slurmd"]],
+        description="Services that are restarted after a pull when they still map libraries or "
+        "programs that the pull replaced. Others are only reported.",
+    )
+    confirm_s: Seconds0 = Field(
+        0.0,
+        description="Seconds within which the headnode has to confirm a pull that it started; a "
+        "blade that nobody reached goes back to what it had by itself, from the packages that it "
+        "still has. 0: no blade goes back by itself. At least [rollout] settle_s and the time "
+        "that a wave takes: 1800 is a good value.",
+    )
+    back_command: Line = Field(
+        "",
+        examples=["rc-service net.eth0 restart"],
+        description="A shell command that is run after the blade went back by itself, such as a "
+        "restart of the network. Empty: none.",
+    )
 
 
 class DistccMode(StrEnum):

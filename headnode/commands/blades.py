@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 import click
 
+from blades import drained
+from blades.enrol import confirmed, enrol, fingerprint, scan
 from blades.inventory import Blade, select
 from blades.secrets import secret_of
 from blades.setup import mode_of, setup_files, to_tar
@@ -65,6 +68,82 @@ def show(settings: Settings, blade: str, most: int, as_json: bool) -> None:
         show_blade(line, reports)
 
 
+@blades.command("enrol")
+@click.argument("blade")
+@click.option("--host-key", help="Fingerprint of the blade's host key, as read on its console.")
+@click.option("--ssh", "options", default="", help="Options of ssh for your own way in.")
+@click.option("--port", default=22, show_default=True, help="Port that sshd has there.")
+@click.pass_obj
+def enrol_(settings: Settings, blade: str, host_key: str | None, options: str, port: int) -> None:
+    """Set BLADE up over SSH: keys, secret, Portage's files, the pull.
+
+    You come in as root in your own way. The headnode's key, which it uses from then on, can do
+    nothing there but pull, status, health and confirm. Without --host-key, the keys that the
+    blade shows are printed, to be compared with `ssh-keygen -lf` on its console.
+
+    Example: headnode blades enrol blade07 --host-key SHA256:Yb3q…
+    """
+    site = settings.site()
+    chosen = one_blade(site, blade)
+    shown = scan(chosen.name, port)
+    if host_key is None:
+        lines = "\n".join(f"  {fingerprint(line)} ({line.split()[1]})" for line in shown)
+        raise ConfigError(
+            f"{blade} shows these host keys:\n{lines}\n",
+            remedy="Compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on its "
+            "console, and give the one that is right as --host-key.",
+        )
+    atoms, secret = atoms_of(site.klass(chosen.class_name)), secret_of(site.state, chosen.name)
+    rendered = setup_files(site.cluster, chosen, atoms, site.keyring(), secret)
+    words = [*shlex.split(options), *(["-p", str(port)] if port != 22 else []), "-l", "root"]
+    enrol(site.wallet, chosen.name, rendered, confirmed(shown, host_key), words)
+    say(f"{blade} is enrolled: it pulls with the next rollout.")
+
+
+def one_blade(site: Site, name: str) -> Blade:
+    """The blade of that name.
+
+    Raises:
+        ConfigError: it names several, or none.
+    """
+    chosen = select(site.cluster, name)
+    if len(chosen) != 1:
+        raise ConfigError(f"{name} names {len(chosen)} blades.", remedy="Name one.")
+    return chosen[0]
+
+
+@blades.command()
+@click.argument("nodes")
+@click.option("--why", default="", help="Why, for the record and the blade's reports.")
+@click.pass_obj
+def drain(settings: Settings, nodes: str, why: str) -> None:
+    """Leave NODES alone: rollouts leave them out, and their own pulls are put off.
+
+    Example: headnode blades drain blade[05-06] --why "memory test"
+    """
+    site = settings.site()
+    for name in site.cluster.classes:
+        chosen = [each.name for each in select(site.cluster, nodes) if each.class_name == name]
+        if chosen:
+            drained.drain(site.binhost(name).folder, chosen, why, now())
+    say(f"Drained {nodes}: no pull changes anything there until `headnode blades undrain`.")
+
+
+@blades.command()
+@click.argument("nodes")
+@click.pass_obj
+def undrain(settings: Settings, nodes: str) -> None:
+    """Let NODES pull again.
+
+    Example: headnode blades undrain blade[05-06]
+    """
+    site = settings.site()
+    wanted = [each.name for each in select(site.cluster, nodes)]
+    for name in site.cluster.classes:
+        for blade in drained.undrain(site.binhost(name).folder, wanted):
+            say(f"{blade} pulls again.")
+
+
 @blades.command()
 @click.argument("blade")
 @click.option(
@@ -100,18 +179,6 @@ def config(
             say(f"# ---- {path}\n{text}")
         for path, target in rendered.links.items():
             say(f"# ---- {path} -> {target}")
-
-
-def one_blade(site: Site, name: str) -> Blade:
-    """The blade of that name.
-
-    Raises:
-        ConfigError: it is in no ring, or names several.
-    """
-    chosen = select(site.cluster, name)
-    if len(chosen) != 1:
-        raise ConfigError(f"{name} names {len(chosen)} blades.", remedy="Name one.")
-    return chosen[0]
 
 
 def write_below(folder: Path, rendered: Rendered) -> None:

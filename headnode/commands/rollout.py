@@ -4,62 +4,115 @@ from __future__ import annotations
 
 import click
 
-from blades.inventory import Blade, select
-from config.model import Rollout
 from headnode.commands.context import Settings, json_option, now
-from headnode.console import note, say, show_json, table, warn
+from headnode.console import Watcher, note, say, show_json, table, warn
 from headnode.errors import ExitCode
+from schedules import progress
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.recorder import Recorder
-from schedules.rollout import BladeReport, rollout_once
+from schedules.progress import Progress
+from schedules.rollout import BladeReport, Result
+from schedules.rollouts import plan_once, roll_out_once
+
+nodes_option = click.option(
+    "--nodes", help="Node set, as in blade[01-04,07]  [default: all blades]"
+)
 
 
 @click.group()
 def rollout() -> None:
-    """Bring blades to what their ring has.
+    """Bring blades to what their ring has, ring by ring and in waves.
 
     Example: headnode rollout run --nodes blade[01-04]
     """
 
 
 @rollout.command()
-@click.option("--nodes", help="Node set, as in blade[01-04,07]  [default: all blades]")
+@nodes_option
+@click.pass_obj
+def plan(settings: Settings, nodes: str | None) -> None:
+    """Show what a rollout would do, step by step.
+
+    Example: headnode rollout plan
+    """
+    for line in plan_once(settings.site(), nodes).lines():
+        say(line)
+
+
+@rollout.command()
+@nodes_option
+@click.option("--wait", is_flag=True, help="Wait for a rollout that runs, instead of refusing.")
 @json_option
 @click.pass_obj
-def run(settings: Settings, nodes: str | None, as_json: bool) -> int:
-    """Have blades pull, many at once, and say how each fared.
+def run(settings: Settings, nodes: str | None, wait: bool, as_json: bool) -> int:
+    """Have blades pull, wave by wave, and stop where too many fail.
+
+    Without --nodes, a ring that came through hands its generation on to the next one.
 
     Example: headnode rollout run --nodes blade[01-04]
     """
     site = settings.site()
-    blades = select(site.cluster, nodes)
+    with Ledger.of(site) as ledger, Recorder(ledger) as recorder, Watcher() as watch:
 
-    with Ledger.of(site) as ledger:
-        reports = recorded(ledger, blades, site.cluster.rollout)
+        def show(report: BladeReport) -> None:
+            note(f"{report.blade}: {report.result} in {report.seconds:.1f} s")
+            recorder.pulled(report, now())
+
+        done, reports = roll_out_once(site, nodes, watch=watch, on_report=show, wait=wait)
+    if recorder.lost:
+        warn(f"{recorder.lost} reports are not in the ledger. {recorder.error}")
     if as_json:
         show_json(reports)
     else:
         show_reports(reports)
+        if done.why:
+            say(f"The rollout {done.phase}: {done.why}")
     return exit_code(reports)
 
 
-def recorded(ledger: Ledger, blades: list[Blade], options: Rollout) -> list[BladeReport]:
-    """Have blades pull, with a line and a row of the ledger for each."""
-    seen = set()
-    with Recorder(ledger) as recorder:
+@rollout.command()
+@json_option
+@click.pass_obj
+def status(settings: Settings, as_json: bool) -> None:
+    """Show the rollout that runs, or the last one.
 
-        def show(report: BladeReport) -> None:
-            seen.add(report.blade)
-            note(f"{report.blade}: {report.result} in {report.seconds:.1f} s")
-            recorder.pulled(report, now())
+    Example: headnode rollout status
+    """
+    state = settings.site().state
+    known = progress.load(state)
+    running = progress.is_running(state)
+    if as_json:
+        show_json({"running": running, "rollout": known})
+        return
+    if known is None:
+        say("There was no rollout yet.")
+        return
+    for line in status_lines(known, running=running):
+        say(line)
+    table(
+        ("blade", "ring", "wave", "generation", "result"),
+        (
+            (name, each.ring, each.wave, each.generation or "-", each.result or "-")
+            for name, each in known.blades.items()
+        ),
+    )
+    for name, each in known.blades.items():
+        if each.error:
+            say(f"{name}: {each.error}")
 
-        reports = rollout_once(blades, options, show)
-        for report in reports:
-            if report.blade not in seen:  # nothing was ever heard of it
-                recorder.pulled(report, now())
-    if recorder.lost:
-        warn(f"{recorder.lost} reports are not in the ledger. {recorder.error}")
-    return reports
+
+def status_lines(known: Progress, *, running: bool) -> list[str]:
+    """What a rollout is at, in words. Pure."""
+    phase = str(known.phase)
+    if known.phase in (progress.Phase.RUNNING, progress.Phase.GOING_BACK) and not running:
+        phase = "was killed; headnode rollout run goes on with it"
+    done = sum(bool(each.result) for each in known.blades.values())
+    over = known.nodes or "all blades"
+    lines = [
+        f"Rollout of {known.started:%Y-%m-%d %H:%M} UTC over {over}: {phase}.",
+        f"{done} of {len(known.blades)} blades are through.",
+    ]
+    return [*lines, known.why] if known.why else lines
 
 
 def show_reports(reports: list[BladeReport]) -> None:
@@ -80,13 +133,16 @@ def show_reports(reports: list[BladeReport]) -> None:
         ),
     )
     for each in reports:
-        if not each.good:
+        if each.error:
             say(f"{each.blade}: {each.error}")
+        for line in (*each.warnings, *each.drift):
+            say(f"{each.blade}: {line}")
 
 
 def exit_code(reports: list[BladeReport]) -> ExitCode:
-    """0 if every blade is good, 3 if some are, 1 if none is. Pure."""
-    good = sum(report.good for report in reports)
-    if good == len(reports):
+    """0 if every blade is good, 3 if some are, 1 if none is; drained ones do not count. Pure."""
+    counted = [report for report in reports if report.result is not Result.DRAINED]
+    good = sum(report.good for report in counted)
+    if good == len(counted):
         return ExitCode.OK
     return ExitCode.PARTLY if good else ExitCode.FAILED

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from blades import pull, report
+from blades import places, pull, report
 from blades.inventory import select
-from blades.setup import PULL_PATH, PULL_SETTINGS, setup_files, to_tar
+from blades.setup import MODULES, PULL_PATH, PULL_SETTINGS, setup_files, to_tar
 from config.model import Cluster
 from config.portage import Rendered, is_program
 from headnode.commands.blades import write_below
@@ -59,9 +59,9 @@ def test_a_blade_is_given_the_pull_as_it_is(rendered: Rendered) -> None:
         Path(pull.__file__).read_text()
     )
     assert rendered.files[PULL_PATH].startswith("#!/bin/sh\n")
-    assert rendered.files[str(pull.KEYS)] == KEYRING
+    assert rendered.files[str(places.KEYS)] == KEYRING
     assert PULL_PATH == PULL  # what a rollout starts
-    assert str(pull.SETTINGS) == PULL_SETTINGS
+    assert str(places.SETTINGS) == PULL_SETTINGS
 
 
 def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
@@ -78,25 +78,18 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
         "/etc/portage/repos.conf/gentoo.conf",
         "/etc/portage/sets/blade",
         "/etc/systemd/system/headnode-tree.service",
-        "/usr/local/lib/headnode/blades/__init__.py",
-        "/usr/local/lib/headnode/blades/grub.py",
-        "/usr/local/lib/headnode/blades/image.py",
-        "/usr/local/lib/headnode/blades/kernel.py",
-        "/usr/local/lib/headnode/blades/order.py",
-        "/usr/local/lib/headnode/blades/pull.py",
-        "/usr/local/lib/headnode/blades/report.py",
-        "/usr/local/lib/headnode/blades/signature.py",
-        "/usr/local/lib/headnode/blades/tree.py",
+        *(f"/usr/local/lib/headnode/blades/{name}.py" for name in sorted(MODULES)),
         "/usr/local/sbin/headnode-kernel",
         "/usr/local/sbin/headnode-pull",
         "/usr/local/sbin/headnode-tree",
         "/usr/local/sbin/headnode-trust",
+        "/var/lib/headnode/portage.json",
     ]
     assert sorted(rendered.links) == [
         "/etc/portage/make.profile",
         "/etc/systemd/system/multi-user.target.wants/headnode-tree.service",
     ]
-    assert rendered.files[str(pull.ETC / "sets/blade")] == "app-misc/a\napp-misc/b\n"
+    assert rendered.files[str(places.ETC / "sets/blade")] == "app-misc/a\napp-misc/b\n"
 
 
 def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_the_file_begins_with_what_a_newcomer_edits_first() -> None:
         "[signing]",
         "[distcc]",
         "[rollout]",
+        "[pull]",
         "[kernel]",
         "[openmosix]",
         "[openmosix.addresses]",

@@ -24,6 +24,9 @@ mode = "off"
 transport = "exec"
 exec_command = "{enter} %h"
 timeout_s = 1.0
+waves = ["100%"]
+max_failed = "100%"
+settle_s = 0
 
 [ledger]
 busy_s = 0.1

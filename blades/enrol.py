@@ -1,0 +1,182 @@
+"""Bring a blade into the cluster over SSH: what it is given, and the headnode's key.
+
+The administrator comes in with a way of his own (a key, an agent, a password); what the headnode
+may do from then on is bound to one program, `headnode-gate`: pull, status, health, confirm. The
+blade's host key is confirmed by its fingerprint before anything is sent, and no other is taken
+later. Command lines and texts are made here; `headnode blades enrol` runs them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blades.setup import PULL_PATH, to_tar
+from config.portage import Rendered
+from headnode.errors import HeadnodeError, RolloutError
+from headnode.files import write_atomic
+from headnode.process import run
+
+GATE_PATH = "/usr/local/sbin/headnode-gate"
+COMMENT = "headnode"
+KEY_TYPES = "ed25519,ecdsa,rsa"
+SCAN_S = 30.0
+ENROL_S = 300.0
+GATE = f"""#!/bin/sh
+# All that the headnode's key may do on this blade (authorized_keys, command=). By headnode.
+set -f
+case $SSH_ORIGINAL_COMMAND in
+    '{PULL_PATH}' | '{PULL_PATH} --confirm' | '{PULL_PATH} health' | '{PULL_PATH} status') ;;
+    '{PULL_PATH} confirm '*[!0-9]*) refused=1 ;;
+    '{PULL_PATH} confirm '[0-9]*) ;;
+    *) refused=1 ;;
+esac
+if [ -n "$refused" ]; then
+    echo "headnode-gate: the headnode may not run this here: $SSH_ORIGINAL_COMMAND" >&2
+    exit 126
+fi
+exec $SSH_ORIGINAL_COMMAND
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wallet:
+    """What the headnode needs to get into blades, in its folder `keys/ssh`.
+
+    ::
+
+        id_ed25519(.pub)      the headnode's own key, for the forced command alone
+        known_hosts           the blades' host keys, each confirmed
+    """
+
+    folder: Path
+
+    @property
+    def key(self) -> Path:
+        """The private key."""
+        return self.folder / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The host keys."""
+        return self.folder / "known_hosts"
+
+    def public(self) -> str:
+        """The public key; a new pair is made if there is none."""
+        if not self.key.exists():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            words: list[str | Path] = ["-q", "-t", "ed25519", "-N", "", "-C", COMMENT, "-f"]
+            run(["ssh-keygen", *words, self.key], timeout_s=SCAN_S)
+        return self.key.with_suffix(".pub").read_text().strip()
+
+    def trust(self, blade: str, lines: Sequence[str]) -> None:
+        """Take these host keys for the blade's, and no others."""
+        known = self.known_hosts.read_text().splitlines() if self.known_hosts.exists() else []
+        others = [line for line in known if _blade_of(line) != blade]
+        write_atomic(self.known_hosts, "\n".join([*others, *lines]) + "\n")
+
+    def ssh_options(self) -> list[str]:
+        """The options of ssh with which the headnode comes in."""
+        return [f"-i{self.key}", "-oIdentitiesOnly=yes", *self._hosts()]
+
+    def _hosts(self) -> list[str]:
+        return [
+            f"-oUserKnownHostsFile={self.known_hosts}",
+            "-oGlobalKnownHostsFile=/dev/null",
+            "-oStrictHostKeyChecking=yes",
+        ]
+
+    def enrol_argv(self, blade: str, options: Sequence[str], line: str) -> list[str]:
+        """The command by which the administrator comes in and the blade is set up. Pure."""
+        return ["ssh", *self._hosts(), *options, blade, line]
+
+
+def _blade_of(line: str) -> str:
+    return line.split(" ", 1)[0].split(",")[0]
+
+
+def scan(blade: str, port: int = 22) -> list[str]:
+    """The host keys that a blade shows, as lines of known_hosts; not confirmed by anybody.
+
+    Raises:
+        RolloutError: it shows none.
+    """
+    argv = ["ssh-keyscan", "-T10", "-p", str(port), "-t", KEY_TYPES, blade]
+    said = run(argv, timeout_s=SCAN_S, check=False).output
+    lines = [line for line in said.splitlines() if line and not line.startswith("#")]
+    if not lines:
+        raise RolloutError(f"{blade} shows no host key: does sshd run there?")
+    names = blade if port == 22 else f"{blade},[{blade}]:{port}"  # as ssh looks it up: sshd(8)
+    return sorted(f"{names} {line.split(' ', 1)[1]}" for line in lines)
+
+
+def fingerprint(line: str) -> str:
+    """The fingerprint of a line of known_hosts, as `ssh-keygen -l` prints it. Pure.
+
+    Raises:
+        RolloutError: it is no such line.
+    """
+    try:
+        blob = base64.b64decode(line.split()[2], validate=True)
+    except (IndexError, binascii.Error) as error:
+        raise RolloutError(f"{line!r} is no host key.") from error
+    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+    return f"SHA256:{digest}"
+
+
+def confirmed(lines: Sequence[str], wanted: str) -> list[str]:
+    """Those of the shown host keys that have the fingerprint which somebody read on the blade.
+
+    Raises:
+        RolloutError: none has.
+    """
+    good = [line for line in lines if fingerprint(line) == wanted]
+    if not good:
+        shown = "\n".join(f"  {fingerprint(line)} ({line.split()[1]})" for line in lines)
+        raise RolloutError(
+            f"The blade shows other host keys than {wanted}:\n{shown}",
+            remedy="\nIt is another machine, was installed anew, or somebody is in between.",
+        )
+    return good
+
+
+def authorized_line(public: str) -> str:
+    """The line of authorized_keys that binds the headnode's key to the gate. Pure."""
+    return f'restrict,command="{GATE_PATH}" {public}'
+
+
+def install_line(public: str) -> str:
+    """The shell line that root runs on the blade; the tar comes on its standard input. Pure."""
+    line = shlex.quote(authorized_line(public))
+    keys = "/root/.ssh/authorized_keys"
+    return (
+        "set -e; umask 077; mkdir -p /root/.ssh; tar -x -C / -f -; "
+        f"touch {keys}; grep -v ' {COMMENT}$' {keys} > {keys}.new || true; "
+        f"echo {line} >> {keys}.new; mv {keys}.new {keys}"
+    )
+
+
+def enrol(
+    wallet: Wallet, blade: str, rendered: Rendered, lines: Sequence[str], options: Sequence[str]
+) -> None:
+    """Set a blade up; `lines` are its confirmed host keys, `options` the administrator's of ssh.
+
+    Raises:
+        RolloutError: he does not come in, or it cannot be set up.
+    """
+    wallet.trust(blade, lines)
+    argv = wallet.enrol_argv(blade, options, install_line(wallet.public()))
+    content = wallet.folder / f".{blade}.tar"
+    files = {**rendered.files, GATE_PATH: GATE}
+    write_atomic(content, to_tar(Rendered(files=files, links=rendered.links)), mode=0o600)
+    try:
+        run(argv, timeout_s=ENROL_S, stdin=content)
+    except HeadnodeError as error:
+        raise RolloutError(f"{blade} could not be set up: {error}") from error
+    finally:
+        content.unlink()

@@ -1,0 +1,115 @@
+"""`headnode rollout run`, and the night's: one rollout at a time, planned and carried out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from binhost.rings import Ring
+from blades import drained
+from blades.inventory import select
+from headnode.errors import BusyError
+from headnode.files import locked
+from schedules import progress
+from schedules.moving import Asked, promote_once, rollback_once
+from schedules.observer import Observer
+from schedules.progress import Phase, Progress
+from schedules.rollout import BladeReport
+from schedules.site import Site
+from schedules.staged import Hands, Staged
+from schedules.waves import Plan, Stage, plan_rollout
+
+WAIT_S = 1.0
+UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED})
+
+
+def plan_once(site: Site, nodes: str | None) -> Plan:
+    """What a rollout over a node set (None: every blade) would do.
+
+    Only one over all blades moves rings: somebody who names blades means those, with what their
+    rings have.
+    """
+    left: dict[str, str] = {}
+    for name in site.cluster.classes:
+        left |= drained.drained(site.binhost(name).folder)
+    options = site.cluster.rollout
+    return plan_rollout(select(site.cluster, nodes), left, options, whole=nodes is None)
+
+
+def roll_out_once(
+    site: Site,
+    nodes: str | None,
+    *,
+    watch: Observer,
+    on_report: Callable[[BladeReport], None] = lambda report: None,
+    wait: bool = False,
+) -> tuple[Progress, list[BladeReport]]:
+    """Carry out a rollout; how it went, and each blade's last report, in the order of the plan.
+
+    One that was killed is gone on with, if it was over the same blades. `wait` waits for one that
+    runs. `on_report` is told of each pull.
+
+    Raises:
+        BusyError: another rollout runs, and `wait` is not set.
+        ConfigError: `nodes` names no blades.
+    """
+    plan = plan_once(site, nodes)
+    path = site.state / progress.LOCK
+    while True:
+        try:
+            with locked(path, "headnode rollout run"):
+                return _run(site, plan, nodes, watch, on_report)
+        except BusyError as error:
+            if not wait or error.path != path:
+                raise
+        time.sleep(WAIT_S)
+
+
+def before(ring: Ring) -> int | None:
+    """The generation that the blades of a ring came from: the last older one that it had.
+
+    Not the newest older one: that may be one which an earlier rollout went back from.
+    """
+    current = ring.current()
+    had = (ring.deployment(sequence).generation for sequence in reversed(ring.sequences()))
+    return next((number for number in had if current and number < current.generation), None)
+
+
+def _run(
+    site: Site,
+    plan: Plan,
+    nodes: str | None,
+    watch: Observer,
+    on_report: Callable[[BladeReport], None],
+) -> tuple[Progress, list[BladeReport]]:
+    def clock() -> datetime:
+        return datetime.now(UTC)
+
+    def promote(stage: Stage, number: int) -> object:
+        return promote_once(site, stage.class_name, stage.ring, number, now=clock(), watch=watch)
+
+    def rollback(stage: Stage, why: str) -> int:
+        number = before(site.binhost(stage.class_name).ring(stage.ring))
+        asked = Asked(note=why)
+        done = rollback_once(
+            site, stage.class_name, stage.ring, number, now=clock(), asked=asked, watch=watch
+        )
+        return done.generation.number
+
+    last = progress.load(site.state)
+    known = last if last and last.phase in UNFINISHED and last.nodes == nodes else None
+    if known:
+        watch.say("Going on with the rollout that was cut off")
+    hands = Hands(
+        promote=promote,
+        rollback=rollback,
+        clock=clock,
+        sleep=time.sleep,
+        say=watch.say,
+        on_report=on_report,
+    )
+    staged = Staged(site=site, plan=plan, hands=hands, nodes=nodes, known=known)
+    done = staged.run()
+    blades = [each for stage in plan.stages for each in (*stage.blades, *stage.drained)]
+    return done, [staged.reports[each.name] for each in blades]

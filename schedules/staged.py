@@ -1,0 +1,273 @@
+"""A rollout carried out: ring by ring, wave by wave, looked at after each, stopped in time.
+
+After a wave, the blades that changed are left to settle, and are asked whether they are well; that
+also tells whether they still answer, and confirms them (`blades.deadman`). Too many that are not,
+and it stops: the ring goes back, if it is to, and no later ring of the class is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from blades.inventory import Blade, fold
+from blades.transport import SSH_FAILED, Outcome, run_on
+from config.model import OnStop, Rollout
+from headnode.errors import HeadnodeError
+from headnode.process import last_lines
+from schedules.progress import BladeState, Phase, Progress, store
+from schedules.rollout import PULL, BladeReport, Result, last_report, rollout_once
+from schedules.site import Site
+from schedules.waves import Plan, Stage
+
+log = logging.getLogger(__name__)
+
+FAILED = frozenset({Result.FAILED, Result.TIMED_OUT, Result.UNWELL})
+Move = Callable[[Stage, int], object]
+Back = Callable[[Stage, str], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hands:
+    """What a rollout does to the world.
+
+    `promote` puts a generation in front of a stage's ring; `rollback` the one that it had before,
+    for a reason, and returns its number.
+    """
+
+    promote: Move
+    rollback: Back
+    clock: Callable[[], datetime]
+    sleep: Callable[[float], None]
+    say: Callable[[str], None]
+    on_report: Callable[[BladeReport], None]
+
+
+@dataclass(kw_only=True)
+class Staged:
+    """A rollout that runs. `known` are the reports of one that was killed, which it goes on from.
+
+    `reports` has the newest of each blade.
+    """
+
+    site: Site
+    plan: Plan
+    hands: Hands
+    nodes: str | None = None
+    known: Progress | None = None
+    reports: dict[str, BladeReport] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        now = self.hands.clock()
+        self.progress = Progress(started=now, changed=now, nodes=self.nodes, phase=Phase.RUNNING)
+
+    @property
+    def options(self) -> Rollout:
+        """The options of [rollout]."""
+        return self.site.rollout
+
+    def run(self) -> Progress:
+        """Carry it out. A Ctrl-C leaves it noted as interrupted."""
+        self._note()
+        stopped: dict[str, str] = {}
+        try:
+            before: Stage | None = None
+            for stage in self.plan.stages:
+                if stage.class_name in stopped:
+                    self._leave(stage)
+                    continue
+                same = before is not None and before.class_name == stage.class_name
+                why = self._stage(stage, before if same else None)
+                if why:
+                    stopped[stage.class_name] = why
+                before = stage
+        except KeyboardInterrupt:
+            self._note(phase=Phase.INTERRUPTED, why="stopped by hand; blades finish their pulls")
+            raise
+        if not stopped:
+            self._note(phase=Phase.DONE)
+        return self.progress
+
+    def _note(self, **changes: object) -> None:
+        blades = {**self.progress.blades}
+        for name, report in self.reports.items():
+            if name in blades:
+                blades[name] = blades[name].model_copy(
+                    update={
+                        "result": str(report.result),
+                        "generation": report.generation,
+                        "error": report.error,
+                        "seconds": report.seconds,
+                    }
+                )
+        more = {"blades": blades, "changed": self.hands.clock(), **changes}
+        self.progress = self.progress.model_copy(update=more)
+        store(self.site.state, self.progress)
+
+    def _leave(self, stage: Stage) -> None:
+        for blade in stage.blades:
+            self.reports[blade.name] = _plain(blade, Result.NOT_TRIED)
+        self._leave_drained(stage)
+
+    def _leave_drained(self, stage: Stage) -> None:
+        for blade in stage.drained:
+            self.reports[blade.name] = _plain(blade, Result.DRAINED)
+
+    def _stage(self, stage: Stage, before: Stage | None) -> str:
+        """Roll out a ring; why it was stopped, empty if it was not."""
+        self._leave_drained(stage)
+        try:
+            if before is not None and self.plan.promotes:
+                self._promote(before, stage)
+        except HeadnodeError as error:
+            self._leave(stage)
+            return self._stop(stage, f"{stage.ring} does not get the new generation: {error}")
+        self._begin(stage)
+        for number, wave in enumerate(stage.waves, 1):
+            left = [blade for blade in wave if not self._is_done(stage, blade)]
+            self._wave(stage, number, left)
+            failed = self._of(stage, FAILED)
+            if len(failed) > stage.max_failed:
+                why = f"{_count(len(failed))} of {stage.ring} failed, and {stage.max_failed} may"
+                return self._stop(stage, f"{why}: {fold(failed)}", back=True)
+        if stage.blades and not any(self.reports[each.name].good for each in stage.blades):
+            return self._stop(stage, f"no blade of {stage.ring} could be tried")
+        return ""
+
+    def _promote(self, before: Stage, stage: Stage) -> None:
+        host = self.site.binhost(stage.class_name)
+        source, here = host.ring(before.ring).current(), host.ring(stage.ring).current()
+        # Never back: an older one in the ring before is somebody's rollback, of that ring.
+        if source and (here is None or here.generation < source.generation):
+            self.hands.say(f"Ring {stage.ring} gets generation {source.generation}")
+            self.hands.promote(stage, source.generation)
+
+    def _begin(self, stage: Stage) -> None:
+        current = self.site.binhost(stage.class_name).ring(stage.ring).current()
+        name = f"{stage.class_name}/{stage.ring}"
+        sequence = current.sequence if current else 0
+        blades = {
+            blade.name: BladeState(ring=stage.ring, wave=number)
+            for number, wave in enumerate(stage.waves, 1)
+            for blade in wave
+        }
+        known = self.known
+        if known and known.deployments.get(name) == sequence:
+            blades |= {
+                each: state.model_copy(update={"wave": blades[each].wave})
+                for each, state in known.blades.items()
+                if each in blades
+            }
+        self._note(
+            deployments={**self.progress.deployments, name: sequence},
+            blades={**self.progress.blades, **blades},
+        )
+
+    def _is_done(self, stage: Stage, blade: Blade) -> bool:
+        """Whether a rollout that was killed had found this blade well."""
+        state = self.progress.blades[blade.name]
+        if state.result not in (Result.UPDATED, Result.UNCHANGED):
+            return False
+        self.reports[blade.name] = replace(
+            _plain(blade, Result(state.result)), generation=state.generation, seconds=state.seconds
+        )
+        return True
+
+    def _wave(self, stage: Stage, number: int, blades: Sequence[Blade]) -> None:
+        if not blades:
+            return
+        place = f"{stage.class_name}/{stage.ring}"
+        many = f"wave {number} of {len(stage.waves)}"
+        self.hands.say(f"{place}: {many}: {fold(list(blades))}")
+        confirms = bool(self.site.cluster.pull.confirm_s)
+        line = f"{PULL} --confirm" if confirms else PULL
+        # Not in `reports` before they are well: one that is killed here asks them again.
+        pulled = rollout_once(blades, self.options, self.hands.on_report, line=line)
+        changed = [each for each in pulled if each.result is Result.UPDATED]
+        if changed and self.options.settle_s:
+            self.hands.sleep(self.options.settle_s)
+        # After a rollout that was killed, nobody has looked at those that had pulled meanwhile.
+        looked_at = changed if self.known is None else [each for each in pulled if each.good]
+        unwell = self._unwell(looked_at)
+        for report in pulled:
+            why = unwell.get(report.blade)
+            self.reports[report.blade] = (
+                replace(report, result=Result.UNWELL, error=why) if why else report
+            )
+        self._note()
+
+    def _unwell(self, reports: Sequence[BladeReport]) -> dict[str, str]:
+        """Which blades are not well, and why; the others are confirmed."""
+        options = self.options.model_copy(update={"timeout_s": self.options.health_timeout_s})
+        outcomes = run_on([each.blade for each in reports], f"{PULL} health", options)
+        found = {each.blade: _why_unwell(outcomes.get(each.blade)) for each in reports}
+        well = {each.blade: each for each in reports if not found[each.blade]}
+        if self.site.cluster.pull.confirm_s:
+            found |= self._confirm(well, options)
+        return {name: why for name, why in found.items() if why}
+
+    def _confirm(self, well: dict[str, BladeReport], options: Rollout) -> dict[str, str]:
+        wrong: dict[str, str] = {}
+        for sequence in {each.sequence for each in well.values()}:
+            names = [name for name, each in well.items() if each.sequence == sequence]
+            done = run_on(names, f"{PULL} confirm {sequence}", options)
+            wrong |= {name: _why_unwell(done.get(name)) for name in names}
+        return wrong
+
+    def _of(self, stage: Stage, results: frozenset[Result]) -> list[Blade]:
+        known = self.reports
+        return [
+            each
+            for each in stage.blades
+            if each.name in known and known[each.name].result in results
+        ]
+
+    def _stop(self, stage: Stage, why: str, *, back: bool = False) -> str:
+        log.warning("rollout stopped: %s", why)
+        self.hands.say(f"STOPPED: {why}")
+        tried = self._of(stage, FAILED | {Result.UPDATED, Result.UNCHANGED})
+        for blade in stage.blades:
+            self.reports.setdefault(blade.name, _plain(blade, Result.NOT_TRIED))
+        self._note(phase=Phase.STOPPED, why=why)
+        if back and self.plan.on_stop is OnStop.ROLLBACK:
+            self._go_back(stage, why, tried)
+        return why
+
+    def _go_back(self, stage: Stage, why: str, tried: Sequence[Blade]) -> None:
+        """Have the ring go back, and the blades that were tried."""
+        self._note(phase=Phase.GOING_BACK)
+        try:
+            number = self.hands.rollback(stage, f"rollout stopped: {why}")
+        except HeadnodeError as error:
+            self.hands.say(f"Ring {stage.ring} cannot go back: {error}")
+            self._note(phase=Phase.STOPPED, why=f"{why}. It cannot go back: {error}")
+            return
+        self.hands.say(f"Ring {stage.ring} goes back to generation {number}: {fold(list(tried))}")
+        for report in rollout_once(tried, self.options, self.hands.on_report):
+            why_first = self.reports[report.blade].error
+            result = Result.WENT_BACK if report.good else Result.FAILED
+            also = "" if report.good else f"; and it cannot go back: {report.error}"
+            self.reports[report.blade] = replace(report, result=result, error=why_first + also)
+        self._note(phase=Phase.WENT_BACK, why=f"{why}. Its ring went back to generation {number}")
+
+
+def _count(number: int) -> str:
+    return f"{number} blade{'' if number == 1 else 's'}"
+
+
+def _plain(blade: Blade, result: Result) -> BladeReport:
+    return BladeReport(blade=blade.name, ring=blade.ring, result=result)
+
+
+def _why_unwell(outcome: Outcome | None) -> str:
+    """Why a blade that was asked for its health is not well; empty if it is. Pure."""
+    if outcome is None or outcome.code is None:
+        return "it does not answer any more after its pull"
+    if outcome.code == SSH_FAILED:
+        return f"it cannot be reached any more after its pull: {last_lines(outcome.output, 3)}"
+    if outcome.code == 0:
+        return ""
+    said = last_report(outcome.output)
+    return str(said["error"]) if said else last_lines(outcome.output, 3)
