@@ -52,8 +52,13 @@ def test_a_builder_without_distcc_compiles_alone_and_it_is_said_why(yard: Yard) 
 def test_helpers_that_nobody_knows_are_left_out_one_by_one(yard: Yard) -> None:
     reports: list[str] = []
     with assembled(HELPERS, yard, reports.append) as crew:
-        why = "it does not answer at port 3632: its name is not known"
-        assert crew.left_out == {"blade1.invalid": why, "blade2.invalid": why}
+        # How soon it is known that there is no such name is the machine's resolver's matter.
+        whys = {
+            "it does not answer at port 3632: its name is not known",
+            "it does not answer at port 3632: no connection within 4 s",
+        }
+        assert list(crew.left_out) == ["blade1.invalid", "blade2.invalid"]
+        assert set(crew.left_out.values()) <= whys
         assert crew.variables == {}
     assert reports == ["Asking 2 helpers to compile"]
 
