@@ -10,13 +10,15 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from headnode.errors import BusyError, EnvironmentLacksError
 
@@ -145,22 +147,23 @@ def digests(path: Path, *names: str) -> dict[str, str]:
     return {name: str(each.hexdigest()) for name, each in hashes.items()}
 
 
+ORPHANED_S = 10.0  # a program that was just being started begins to run within that
+
+
 @contextlib.contextmanager
 def locked(path: Path, who: str) -> Iterator[None]:
     """Hold the lock file `path` for the block, with `who` and the pid written in it.
 
-    The kernel drops the lock when its holder dies (flock(2)), so none is ever stale.
+    The kernel drops the lock when its holder dies (flock(2)), so none is ever stale. A holder that
+    was killed while it started a program leaves it to that for the moment until the program runs:
+    that is waited for.
 
     Raises:
         BusyError: somebody else holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise BusyError(path, file.read().strip()) from None
+        _take(file, path)
         file.truncate(0)
         file.write(f"{who} (process {os.getpid()})\n")
         file.flush()
@@ -168,6 +171,27 @@ def locked(path: Path, who: str) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _take(file: IO[str], path: Path) -> None:
+    deadline = time.monotonic() + ORPHANED_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            said = file.read().strip()
+            if not _is_dead(said) or time.monotonic() > deadline:
+                raise BusyError(path, said) from None
+            time.sleep(ORPHANED_S / 100)
+        else:
+            return
+
+
+def _is_dead(said: str) -> bool:
+    """Whether a holder, as `locked` wrote it, is no process any more."""
+    number = re.search(r"\(process (\d+)\)$", said)
+    return number is not None and not Path("/proc", number[1]).exists()
 
 
 def holder(path: Path) -> str:

@@ -198,3 +198,21 @@ def test_only_a_regular_file_itself_is_regular(tmp_path: Path) -> None:
     assert not is_regular(tmp_path / "link")
     assert not is_regular(tmp_path)
     assert not is_regular(tmp_path / "none")
+
+
+def test_a_lock_that_a_killed_holder_left_to_a_child_is_waited_for(tmp_path: Path) -> None:
+    """As between fork and exec of a program that it was starting."""
+    path = tmp_path / "lock"
+    script = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from headnode.files import locked\n"
+        "with locked(Path(sys.argv[1]), 'one'):\n"
+        "    if os.fork():\n"
+        "        os._exit(0)\n"
+        "    time.sleep(1)\n"
+        "    os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, path], check=True)
+    with locked(path, "two"):
+        assert path.read_text() == f"two (process {os.getpid()})\n"
