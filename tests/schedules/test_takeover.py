@@ -173,10 +173,10 @@ def test_an_old_binhost_becomes_the_first_generation(
     assert run(["--config", str(config), "import", str(pkgdir)]) == 3
     said = capsys.readouterr()
     assert said.out == "Took over 4 packages, 1 left out. Next: headnode build.\n"
-    assert said.err == (
-        f"Looking at the packages in {pkgdir}\n"
+    looking, warning = said.err.splitlines()
+    assert looking == f"Looking at the packages in {pkgdir}"
+    assert warning.startswith(
         f"WARNING: {cut.relative_to(pkgdir)} was left out: {cut} is not a whole gpkg: "
-        "unexpected end of data.\n"
     )
     staging = site.binhost("blade").staging
     names = ["app-misc/oneway/oneway-2-1", "dev-libs/libgate/libgate-1-1"]
