@@ -140,7 +140,7 @@ def confirmed(lines: Sequence[str], wanted: str) -> list[str]:
         shown = "\n".join(f"  {fingerprint(line)} ({line.split()[1]})" for line in lines)
         raise RolloutError(
             f"The blade shows other host keys than {wanted}:\n{shown}",
-            remedy="\nIt is another machine, was installed anew, or somebody is in between.",
+            remedy="It is another machine, was installed anew, or somebody is in between.",
         )
     return good
 

@@ -107,7 +107,7 @@ def settle_kernel(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     except KernelError as error:
         raise PullError(str(error)) from error
     said = report["kernel"]
-    report |= {"kernel": said["running"], "kernel_due": said["due"]}
+    report |= {"kernel": said["running"], "kernel_due": said["due"], "kernels": said}
 
 
 def place_of(settings: Mapping[str, Any]) -> tuple[str, str]:

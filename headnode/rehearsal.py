@@ -79,7 +79,7 @@ def rings(count: int) -> dict[str, str]:
     return {**canary, "fleet": f"blade[{2:0{width}}-{count:0{width}}]"}
 
 
-def values(folder: Path, count: int, tree: TreeKind) -> dict[str, Any]:
+def values(folder: Path, count: int, tree: TreeKind = TreeKind.PROFILES) -> dict[str, Any]:
     """What a rehearsal's cluster.toml says other than the defaults. Pure."""
     blade = {"packages": PACKAGES, "profile": PROFILE, "rings": rings(count), "tree": tree.value}
     return {

@@ -187,7 +187,7 @@ def test_a_ring_whose_blades_were_never_told_of_a_key_gets_nothing_signed_by_it(
 ) -> None:
     first = keys.make("one")
     result = finished(tmp_path, "app-misc/a/a-1-1.gpkg.tar")
-    fields = result.model_dump(exclude={"built", "finished", "packages", "seconds"})
+    fields = result.model_dump(exclude={"built", "distributed", "finished", "packages", "seconds"})
     generation = Generation(
         number=1,
         parent=None,

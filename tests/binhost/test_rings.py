@@ -27,7 +27,7 @@ def ring(tmp_path: Path) -> Ring:
 @pytest.fixture
 def generation(tmp_path: Path, finished: Any) -> Generation:
     result: BuildResult = finished(tmp_path, NAME)
-    fields = result.model_dump(exclude={"built", "finished", "packages", "seconds"})
+    fields = result.model_dump(exclude={"built", "distributed", "finished", "packages", "seconds"})
     return Generation(
         number=1,
         parent=None,

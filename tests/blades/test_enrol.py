@@ -114,7 +114,7 @@ def test_another_host_key_than_the_one_on_the_console_is_refused(here: Here) -> 
     assert (done.code, done.errors) == (
         1,
         f"headnode: The blade shows other host keys than {wanted}:\n  {here.fingerprint} "
-        "(ssh-ed25519) \nIt is another machine, was installed anew, or somebody is in between.\n",
+        "(ssh-ed25519)\nIt is another machine, was installed anew, or somebody is in between.\n",
     )
     assert here.on("test -e /etc/headnode", check=False).code == 1
 

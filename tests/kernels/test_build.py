@@ -269,7 +269,7 @@ def test_it_is_published_and_pulled_into_every_blade_s_boot_and_a_reboot_is_due(
     for blade in BLADES:
         report = cluster.pull(blade)
         assert report["result"] == "updated"
-        assert report["kernel"] == {
+        assert report["kernels"] == {
             "running": cluster.on(blade, "uname -r"),
             "due": "2.4.99-old-r2",
             "pending": True,
@@ -282,7 +282,7 @@ def test_it_is_published_and_pulled_into_every_blade_s_boot_and_a_reboot_is_due(
         )
         found = cluster.on(blade, "strings /lib/modules/2.4.99-old-r2/kernel/om.o")
         assert "kernel_version=2.4.99-old-r2" in found
-        assert json.loads(cluster.on(blade, "headnode-kernel")) == report["kernel"]
+        assert json.loads(cluster.on(blade, "headnode-kernel")) == report["kernels"]
 
 
 def test_an_added_patch_is_a_new_revision_beside_the_old_and_dropped_it_is_the_old_again(
@@ -308,7 +308,7 @@ def test_an_added_patch_is_a_new_revision_beside_the_old_and_dropped_it_is_the_o
         "-sys-kernel/headnode-old-2.4.99-r2",
         "+sys-kernel/headnode-old-2.4.99-r3",
     ]
-    assert report["kernel"]["kept"] == ["2.4.99-old-r3", "2.4.99-old-r2"]
+    assert report["kernels"]["kept"] == ["2.4.99-old-r3", "2.4.99-old-r2"]
     assert "fixed" in cluster.on("blade01", "strings /boot/vmlinuz-2.4.99-old-r3")
     old = cluster.on("blade01", "ls /boot /lib/modules/2.4.99-old-r2/kernel").split()
     assert {"vmlinuz-2.4.99-old-r2", "om.o"} <= set(old), "Portage left it where it was"
@@ -446,7 +446,7 @@ def test_a_real_kernel_goes_the_whole_way_and_boots_from_a_blade_s_boot_with_its
     assert [each for each in done["build"]["built"] if "headnode-tiny" in each]
     cluster.ask("publish")
     report = cluster.pull("blade01")
-    assert (report["kernel"]["due"], report["kernel"]["pending"]) == (release, True)
+    assert (report["kernels"]["due"], report["kernels"]["pending"]) == (release, True)
     modules = cluster.on("blade01", f"cd /lib/modules/{release}; find . -name '*.ko'")
     assert modules == "./kernel/lib/crc7.ko"
     magic = cluster.on("blade01", f"modinfo -k {release} -F vermagic crc7")
