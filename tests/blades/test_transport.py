@@ -39,7 +39,7 @@ def options(**more: object) -> Rollout:
 
 def ended(pid: str) -> bool:
     """Whether a process ends within seconds; a zombie has."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         try:
             if Path("/proc", pid.strip(), "stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -81,9 +81,9 @@ def test_never_more_than_the_fan_out_run_at_once(tmp_path: Path) -> None:
 def test_58_blades_take_no_longer_than_their_commands() -> None:
     started = time.monotonic()
     outcomes = run_on(blades(58), "sleep 0.05; echo $BLADE", options(fanout=16))
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 5
     assert {name: each.output for name, each in outcomes.items()} == {n: n for n in blades(58)}
-    assert all(0.05 <= each.seconds < 50 for each in outcomes.values())
+    assert all(0.05 <= each.seconds < 5 for each in outcomes.values())
 
 
 def test_a_blade_that_takes_too_long_is_ended_and_counted(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_a_blade_that_takes_too_long_is_ended_and_counted(tmp_path: Path) -> Non
     line = f"echo so far; case $BLADE in blade02) sleep 60 & echo $! > {tmp_path}/pid; wait;; esac"
     started = time.monotonic()
     outcomes = run_on(blades(3), line, options(timeout_s=0.5), shown.append)
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 5
     assert codes(outcomes) == {"blade01": 0, "blade02": None, "blade03": 0}
     assert outcomes["blade02"].output == "so far"
-    assert 0.4 < outcomes["blade02"].seconds < 50
+    assert 0.4 < outcomes["blade02"].seconds < 5
     assert ended((tmp_path / "pid").read_text())
     assert sorted(each.blade for each in shown) == blades(3)
 

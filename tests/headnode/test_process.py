@@ -24,7 +24,7 @@ def running(pid: int) -> bool:
 
 
 def ends_soon(pid: int) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 5
     while running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not running(pid)
@@ -34,7 +34,7 @@ def test_a_run_tells_what_it_did() -> None:
     done = run(sh("echo out; echo err >&2"), timeout_s=10)
     assert (done.code, done.output, done.errors) == (0, "out\n", "err\n")
     assert done.argv == ("sh", "-c", "echo out; echo err >&2", "sh")
-    assert 0 < done.seconds < 50
+    assert 0 < done.seconds < 10
 
 
 def test_words_are_handed_over_as_they_are() -> None:
@@ -111,7 +111,7 @@ def test_the_time_limit_ends_the_whole_group_and_shows_what_was_said(
             check=False,
             on_line=(lambda line: None) if by_line else None,
         )
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 5
     assert caught.value.argv == ("sh", "-c", line, "sh", str(tmp_path / "pid"))
     assert caught.value.tail == "so far\n(no end within 0.5 s)"
     assert ends_soon(int((tmp_path / "pid").read_text()))
@@ -137,7 +137,7 @@ def test_the_time_limit_holds_though_a_daemon_keeps_the_pipe_open(
             timeout_s=0.5,
             on_line=(lambda line: None) if by_line else None,
         )
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 5
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
@@ -162,7 +162,7 @@ def test_a_leader_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     assert process.stdout.readline() == "ready\n"
     started = time.monotonic()
     end_group(process, grace_s=0.2)
-    assert 0.2 <= time.monotonic() - started < 50
+    assert 0.2 <= time.monotonic() - started < 5
     assert process.returncode == -signal.SIGKILL
 
 

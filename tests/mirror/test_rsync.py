@@ -195,7 +195,7 @@ def test_a_silent_server_is_given_up(silent_server: str, tmp_path: Path) -> None
     started = time.monotonic()
     with pytest.raises(UpstreamError) as caught:
         fetch(f"rsync://{silent_server}/tree", tmp_path / "target", stall_s=1)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 6
     assert caught.value.verdict is Verdict.RETRY
 
 
@@ -205,7 +205,7 @@ def test_our_own_watchdog_ends_the_whole_group(silent_server: str, tmp_path: Pat
     code, overdue = rsync._run(argv, out, out, stall_s=0.5, timeout_s=30)
     assert overdue == "the server sent nothing for 0.5 s (stall_s)"
     assert code in (RsyncExit.CANCELLED, -signal.SIGTERM, -signal.SIGKILL)
-    wait_for_the_end_of(silent_server)
+    assert running_rsyncs(silent_server) == []
 
 
 def test_a_server_that_freezes_in_the_middle_is_given_up(
@@ -221,9 +221,9 @@ def test_a_server_that_freezes_in_the_middle_is_given_up(
             stall_s=1.5,
             on_progress=lambda progress: daemon.signal(signal.SIGSTOP),
         )
-    assert time.monotonic() - started < 120
+    assert time.monotonic() - started < 15
     assert caught.value.verdict is Verdict.RETRY
-    wait_for_the_end_of(f"127.0.0.1:{daemon.port}/")
+    assert running_rsyncs(f"127.0.0.1:{daemon.port}/") == []
 
 
 def test_a_transfer_that_takes_too_long_is_ended(
@@ -244,14 +244,6 @@ def test_a_full_disk_is_named_and_final(
         fetch(start_rsyncd(tree=source).url("tree"), small_disk / "target")
     assert caught.value.why == f"the disk of {small_disk / 'target'} is full"
     assert caught.value.verdict is Verdict.FINAL
-
-
-def wait_for_the_end_of(address: str) -> None:
-    """Wait for rsync clients of this address, which were killed and may still be about to go."""
-    deadline = time.monotonic() + 30
-    while left := running_rsyncs(address):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
 
 
 def running_rsyncs(address: str) -> list[str]:

@@ -134,7 +134,7 @@ def pkgdir(world: Any, tmp_path: Path) -> Path:
     as_xpak(package_of(world, "libgate-1"), folder / "dev-libs/libgate-1.tbz2")
     cut = folder / "app-misc/flagged/flagged-1-1.gpkg.tar"
     shutil.copy(package_of(world, "flagged-1"), cut)
-    os.truncate(cut, cut.stat().st_size // 2)
+    os.truncate(cut, 1100)  # in its second member, wherever the package ends
     (folder / "Packages").write_text("an index of its own\n")
     return folder
 
@@ -173,10 +173,10 @@ def test_an_old_binhost_becomes_the_first_generation(
     assert run(["--config", str(config), "import", str(pkgdir)]) == 3
     said = capsys.readouterr()
     assert said.out == "Took over 4 packages, 1 left out. Next: headnode build.\n"
-    looking, warning = said.err.splitlines()
-    assert looking == f"Looking at the packages in {pkgdir}"
-    assert warning.startswith(
+    assert said.err == (
+        f"Looking at the packages in {pkgdir}\n"
         f"WARNING: {cut.relative_to(pkgdir)} was left out: {cut} is not a whole gpkg: "
+        "unexpected end of data.\n"
     )
     staging = site.binhost("blade").staging
     names = ["app-misc/oneway/oneway-2-1", "dev-libs/libgate/libgate-1-1"]
