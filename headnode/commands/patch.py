@@ -11,12 +11,11 @@ from blades.inventory import all_blades
 from headnode.commands.context import Settings, chosen_class, class_option, json_option, now
 from headnode.commands.rings import asked_options
 from headnode.commands.rings import show as show_published
-from headnode.commands.rollout import exit_code, show_reports
+from headnode.commands.rollout import exit_code, recorded, show_reports
 from headnode.console import Watcher, note, say, show_json, table
 from headnode.errors import ExitCode
-from schedules.moving import Asked, promote_once
+from schedules.moving import Asked
 from schedules.patching import Target, drop_once, find_target, patch_once
-from schedules.rollout import BladeReport, rollout_once
 from schedules.site import Site
 
 
@@ -76,8 +75,10 @@ def patch(
         show_published(published, as_json)
         if not rolls:
             return ExitCode.OK
-        reports = roll_through(site, name, published.deployment.ring, asked, watch)
+        done, reports = recorded(site, None, watch=watch)
     show_reports(reports)
+    if done.why:
+        say(f"The rollout {done.phase}: {done.why}")
     return exit_code(reports)
 
 
@@ -109,28 +110,3 @@ def rings_from(site: Site, class_name: str, first: str) -> list[str]:
     """The rings of a class from `first` on. Pure."""
     names = list(site.klass(class_name).rings)
     return names[names.index(first) :]
-
-
-def roll_through(
-    site: Site, class_name: str, first: str, asked: Asked, watch: Watcher
-) -> list[BladeReport]:
-    """Have ring after ring pull what `first` has; stop at the first in which a blade fails."""
-    reports: list[BladeReport] = []
-    for name in rings_from(site, class_name, first):
-        if name != first:
-            promote_once(site, class_name, name, None, now=now(), asked=asked, watch=watch)
-        blades = [
-            each
-            for each in all_blades(site.cluster)
-            if (each.class_name, each.ring) == (class_name, name)
-        ]
-        done = rollout_once(
-            blades,
-            site.cluster.rollout,
-            lambda each: note(f"{each.blade}: {each.result} in {each.seconds:.1f} s"),
-        )
-        reports += done
-        if not all(each.good for each in done):
-            say(f"Stopped at the ring {name}: not every blade of it is good.")
-            break
-    return reports

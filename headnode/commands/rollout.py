@@ -13,6 +13,7 @@ from schedules.ledger.recorder import Recorder
 from schedules.progress import Progress
 from schedules.rollout import BladeReport, Result
 from schedules.rollouts import plan_once, roll_out_once
+from schedules.site import Site
 
 nodes_option = click.option(
     "--nodes", help="Node set, as in blade[01-04,07]  [default: all blades]"
@@ -51,16 +52,8 @@ def run(settings: Settings, nodes: str | None, wait: bool, as_json: bool) -> int
 
     Example: headnode rollout run --nodes blade[01-04]
     """
-    site = settings.site()
-    with Ledger.of(site) as ledger, Recorder(ledger) as recorder, Watcher() as watch:
-
-        def show(report: BladeReport) -> None:
-            note(f"{report.blade}: {report.result} in {report.seconds:.1f} s")
-            recorder.pulled(report, now())
-
-        done, reports = roll_out_once(site, nodes, watch=watch, on_report=show, wait=wait)
-    if recorder.lost:
-        warn(f"{recorder.lost} reports are not in the ledger. {recorder.error}")
+    with Watcher() as watch:
+        done, reports = recorded(settings.site(), nodes, watch=watch, wait=wait)
     if as_json:
         show_json(reports)
     else:
@@ -113,6 +106,22 @@ def status_lines(known: Progress, *, running: bool) -> list[str]:
         f"{done} of {len(known.blades)} blades are through.",
     ]
     return [*lines, known.why] if known.why else lines
+
+
+def recorded(
+    site: Site, nodes: str | None, *, watch: Watcher, wait: bool = False
+) -> tuple[Progress, list[BladeReport]]:
+    """Carry out a rollout, with a line and a row of the ledger for each pull."""
+    with Ledger.of(site) as ledger, Recorder(ledger) as recorder:
+
+        def show(report: BladeReport) -> None:
+            note(f"{report.blade}: {report.result} in {report.seconds:.1f} s")
+            recorder.pulled(report, now())
+
+        done, reports = roll_out_once(site, nodes, watch=watch, on_report=show, wait=wait)
+    if recorder.lost:
+        warn(f"{recorder.lost} reports are not in the ledger. {recorder.error}")
+    return done, reports
 
 
 def show_reports(reports: list[BladeReport]) -> None:
