@@ -46,6 +46,7 @@ from headnode.process import run
 from headnode.provision import environment_binds, provide_emerge
 
 NETWORK = IPv4Network("10.77.0.0/16")
+BRIDGE = "02:00:00:00:00:01"  # locally administered (IEEE 802)
 HEADNODE = "headnode"
 UPSTREAM = "upstream"
 LOCK = ".lock"
@@ -101,10 +102,13 @@ def hosts_text(known: Mapping[str, IPv4Address]) -> str:
 def bridge_batch(pids: Mapping[str, int], address: IPv4Address) -> str:
     """What `ip -batch` does in the headnode's network: the bridge, and a cable to each node. Pure.
 
-    `pids` are the nodes' process numbers.
+    `pids` are the nodes' process numbers. The bridge has an address of its own for the cable's
+    layer: it would else take the lowest of its ports', and another one when that node goes, and no
+    answer would find the headnode until every other node has asked again who it is
+    (br_stp_recalculate_bridge_id of Linux).
     """
     lines = [
-        "link add br0 type bridge",
+        f"link add br0 address {BRIDGE} type bridge",
         f"address add {address}/{NETWORK.prefixlen} dev br0",
         "link set br0 up",
     ]

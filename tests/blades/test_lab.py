@@ -480,6 +480,26 @@ def test_a_blade_that_joins_later_is_reached_and_ends_with_the_lab(tmp_path: Pat
     assert (store / "upper/etc/portage/make.conf").exists()
 
 
+@pytest.mark.lab
+def test_the_headnode_is_reached_at_once_whichever_node_went(tmp_path: Path) -> None:
+    """A bridge without an address of its own takes that of a port, and another's when that goes."""
+    ports = "ip -o link show master br0 | sed 's/.*ether \\([^ ]*\\).*/\\1/'"
+    with running(tmp_path, rendered(3)) as lab:
+        others = [name for name in lab.nodes if name != "headnode"]
+        lowest = min(zip(said(lab, "headnode", ports).split(), others, strict=True))[1]
+        rest = [lab.node(name) for name in others if name != lowest]
+        knock = ["bash", "-c", "< /dev/tcp/headnode/9"]
+
+        def refused() -> list[bool]:
+            tries = [node.run(knock, timeout_s=2, check=False) for node in rest]
+            return ["Connection refused" in each.errors for each in tries]
+
+        assert all(refused())
+        lab.node(lowest).stop()
+        assert until(lambda: len(said(lab, "headnode", ports).split()) == len(rest))
+        assert all(refused())
+
+
 def test_every_node_is_in_the_hosts_file() -> None:
     assert hosts_text({"headnode": IPv4Address("10.77.0.1")}) == (
         "127.0.0.1 localhost\n10.77.0.1 headnode\n"
@@ -488,7 +508,7 @@ def test_every_node_is_in_the_hosts_file() -> None:
 
 def test_each_node_gets_a_cable_to_the_bridge() -> None:
     assert bridge_batch({"a": 11, "b": 12}, IPv4Address("10.77.0.1")).splitlines() == [
-        "link add br0 type bridge",
+        "link add br0 address 02:00:00:00:00:01 type bridge",
         "address add 10.77.0.1/16 dev br0",
         "link set br0 up",
         "link add port0 type veth peer name eth0 netns 11",
