@@ -25,13 +25,13 @@ def read(path: Path) -> dict[str, int]:
         PublishError: it is damaged.
     """
     try:
-        lines = path.read_text().splitlines()
-        return {cpv: int(number) for cpv, _, number in (line.partition(" ") for line in lines)}
+        words = path.read_text().split()
+        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise PublishError(
-            f"{path} is damaged: {error}.",
+            f"{path} is damaged: a line is not a version and a number.",
             remedy="Put it back from a backup: without it, a build could get the name of another.",
         ) from error
 

@@ -51,14 +51,27 @@ def examine(
 
 
 def _wrong_sizes(pool: Path, entries: Mapping[str, str]) -> Iterator[str]:
-    for name, said in Entries.of(entries).sizes():
-        try:
-            found = os.stat(f"{pool}/{name}").st_size  # noqa: PTH116 (as in rings.check_files)
-        except FileNotFoundError:
+    if not pool.is_dir():
+        yield f"{pool} is not there."
+        return
+    for name, said, found in _sizes(pool, Entries.of(entries)):
+        if found is None:
             yield f"{pool}/{name} is not there."
-            continue
-        if found != said:
+        elif found != said:
             yield f"{pool}/{name} has {found} bytes; its index entry says {said}."
+
+
+def _sizes(pool: Path, entries: Entries) -> Iterator[tuple[str, int | None, int | None]]:
+    """Each name with the bytes that its entry says and those that there are (None: no file)."""
+    root = os.open(pool, os.O_RDONLY | os.O_DIRECTORY)  # each name is looked up from there
+    try:
+        for name, said in entries.sizes():
+            try:
+                yield name, said, os.stat(name, dir_fd=root).st_size
+            except FileNotFoundError:
+                yield name, said, None
+    finally:
+        os.close(root)
 
 
 def _wrong_content(path: Path, name: str, entry: str, sha256: str) -> Iterator[str]:

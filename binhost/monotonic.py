@@ -15,7 +15,7 @@ packages is refused even where the set explains it: a truncated world file expla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,21 +28,21 @@ RUN_TIME = ("RDEPEND", "PDEPEND", "IDEPEND")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stand:
-    """What a ring has, or is to get: the set's atoms, and the index entries by pool name."""
+    """What a ring has, or is to get: the set's atoms, and its packages by pool name.
+
+    `read` gives their index entries, which nobody asks for unless something is gone.
+    """
 
     atoms: Collection[str]
-    entries: Mapping[str, str]
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The packages' names, which begin their pool names."""
-        return frozenset(name.rpartition("/")[0] for name in self.entries)
+    packages: Collection[str]
+    read: Callable[[], Mapping[str, str]]
 
 
 def examine(old: Stand, new: Stand, *, max_gone_percent: int) -> GateReport:
     """Whether all that is gone from `old` to `new` is explained, and is not too much."""
-    had, have = old.names, new.names
-    gone = sorted(had - have)
+    had = names_of(old.packages)
+    replaced = names_of(set(old.packages).difference(new.packages))
+    gone = sorted(replaced - names_of(new.packages)) if replaced else []
     wrong = [f"{name} is gone: {why}." for name, why in _unexplained(gone, old, new).items()]
     if max_gone_percent and len(gone) * 100 > max_gone_percent * len(had):
         wrong.append(
@@ -54,6 +54,11 @@ def examine(old: Stand, new: Stand, *, max_gone_percent: int) -> GateReport:
         passed=not wrong,
         report="\n".join(wrong) if wrong else _good(len(had), gone),
     )
+
+
+def names_of(packages: Iterable[str]) -> set[str]:
+    """The packages' names (`category/name`), which begin their pool names. Pure."""
+    return {name.rpartition("/")[0] for name in packages}
 
 
 def _good(count: int, gone: list[str]) -> str:
@@ -124,7 +129,7 @@ def _wants(gone: list[str], old: Stand, new: Stand) -> dict[str, _Wants]:
 def _by_name(stand: Stand) -> dict[str, list[str]]:
     """The entries of each package name: several where it has several slots."""
     found: dict[str, list[str]] = {}
-    for entry in stand.entries.values():
+    for entry in stand.read().values():
         found.setdefault(cp_of(str(field(entry, "CPV"))), []).append(entry)
     return found
 

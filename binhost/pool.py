@@ -193,9 +193,9 @@ def _with(known: Stock, new: Mapping[str, tuple[str, str]]) -> Stock:
 
 
 def parse_digests(text: str) -> dict[str, str]:
-    """What a file of sha256sum(1) says: name -> hex digest. Pure."""
-    lines = (line.partition("  ") for line in text.splitlines())
-    return {name: digest for digest, _, name in lines}
+    """What a file of sha256sum(1) says: name -> hex digest; names have no spaces. Pure."""
+    words = text.split()
+    return dict(zip(words[1::2], words[::2], strict=True))
 
 
 def join_digests(sha256: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from headnode.files import write_atomic
 class Record(BaseModel):
     """JSON that is read back strictly: a key that is not known is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Configuration(Record):

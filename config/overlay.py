@@ -36,7 +36,7 @@ CLUSTER = "sys-cluster"
 class Dist(BaseModel):
     """What a Manifest says of a distfile."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     file: str
     size_bytes: int
@@ -53,7 +53,7 @@ class Revision(BaseModel):
     ebuild, as the resolved configuration does. `made` is when it first came about.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     flavour: str
     version: str

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class Record(BaseModel):
     """JSON that is read back strictly."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Tried(Record):

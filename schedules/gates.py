@@ -100,9 +100,11 @@ class _Examination:
         present = self.move.present
         old = Stand(
             atoms=present.atoms if present else (),
-            entries=self._entries(present) if present else {},
+            packages=present.packages if present else (),
+            read=lambda: self._entries(present) if present else {},
         )
-        new = Stand(atoms=self.move.generation.atoms, entries=self.move.entries)
+        generation, entries = self.move.generation, self.move.entries
+        new = Stand(atoms=generation.atoms, packages=generation.packages, read=lambda: entries)
         limit = self.site.cluster.publish.max_gone_percent
         return monotonic.examine(old, new, max_gone_percent=limit)
 

@@ -74,7 +74,7 @@ def test_a_damaged_file_of_ids_stops_a_publish_before_anything_changes(
     with pytest.raises(PublishError) as error:
         pool.add(staging, [make_package(staging, "a-1")])
     assert str(error.value) == (
-        f"{pool.build_ids_file} is damaged: invalid literal for int() with base 10: ''. "
+        f"{pool.build_ids_file} is damaged: a line is not a version and a number. "
         "Put it back from a backup: without it, a build could get the name of another."
     )
     assert [path.name for path in pool.folder.iterdir()] == ["build-ids"]
