@@ -3,6 +3,13 @@
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
+# Two at once, file by file: the tests of a file share a lab. Their folder has a short name, since
+# that of a socket of gpg's is limited (unix(7)); it stays where a test failed.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+TESTS = folder=$$(mktemp -d /tmp/t.XXXX) && $(PY) -m pytest -q --basetemp=$$folder/b
+TIDY = && rm -rf $$folder
+
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -26,12 +33,12 @@ lint: ready-for-tests ## style and types
 	@$(PY) -m mypy
 
 .PHONY: test
-test: lint ## lint, types and tests: what CI runs
-	@$(PY) -m pytest -q -m "not slow" $(ARGS)
+test: lint ## lint, types and tests: what CI runs; WORKERS=1 for one after the other
+	@$(TESTS) -m "not slow" $(PARALLEL) $(ARGS) $(TIDY)
 
 .PHONY: test-full
-test-full: lint ## every test, the long ones too
-	@$(PY) -m pytest -q $(ARGS)
+test-full: test ## every test, the long ones too
+	@$(TESTS) -m slow $(ARGS) $(TIDY)
 
 .PHONY: lab58
 lab58: ready-for-tests ## the cycle with 58 blades, for real
