@@ -100,8 +100,13 @@ def render(
 
 
 def argv(conf: Path) -> list[str]:
-    """Give the server's arguments: in the foreground, so that whoever started it watches it."""
-    return ["rsync", "--daemon", "--no-detach", f"--config={conf}"]
+    """Give the server's arguments: in the foreground, so that whoever started it watches it.
+
+    The kernel ends it when its parent was killed: it would else keep the port from the next one.
+    Source: setpriv(1), prctl(2), PR_SET_PDEATHSIG.
+    """
+    rsync = ["rsync", "--daemon", "--no-detach", f"--config={conf}"]
+    return ["setpriv", "--pdeathsig", "TERM", "--", *rsync]
 
 
 def _yes(value: bool) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from headnode.errors import HeadnodeError, MirrorError
 from headnode.process import environment, require
+from mirror import rsyncd
 
 MODULE = "gentoo-portage"
 DISTFILES_URL = "/distfiles/"
@@ -51,12 +52,6 @@ timeout = 60
     read only = yes
     list = yes
 """
-
-
-def rsyncd_argv(config: Path) -> list[str]:
-    """The command of the upstream's rsyncd, ended by the kernel when its parent is."""
-    rsync = ["rsync", "--daemon", "--no-detach", f"--config={config}"]
-    return ["setpriv", "--pdeathsig", "TERM", "--", *rsync]
 
 
 class _Distfiles(SimpleHTTPRequestHandler):
@@ -108,16 +103,16 @@ def serve(root: Path, *, rsync_port: int, http_port: int, listen: str) -> None:
     _stop_at_end_of_stdin(stop)
     with _http(root, listen, http_port):
         # Its output goes where ours does: what rsyncd says before its log is open is then seen.
-        rsyncd = subprocess.Popen(
-            rsyncd_argv(config), stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment()
+        process = subprocess.Popen(
+            rsyncd.argv(config), stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment()
         )
         try:
-            _await_rsyncd(rsyncd, root, listen, rsync_port)
+            _await_rsyncd(process, root, listen, rsync_port)
             print(READY, flush=True)
             while not stop.wait(0.2):
-                _check_alive(rsyncd, root)
+                _check_alive(process, root)
         finally:
-            _end(rsyncd)
+            _end(process)
 
 
 @contextlib.contextmanager
