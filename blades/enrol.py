@@ -1,9 +1,10 @@
 """Bring a blade into the cluster over SSH: what it is given, and the headnode's key.
 
 The administrator comes in with a way of his own (a key, an agent, a password); what the headnode
-may do from then on is bound to one program, `headnode-gate`: pull, status, health, confirm. The
-blade's host key is confirmed by its fingerprint before anything is sent, and no other is taken
-later. Command lines and texts are made here; `headnode blades enrol` runs them.
+may do from then on is bound to one program, `headnode-gate`: pull, status, health, confirm, restart
+into the due kernel. The blade's host key is confirmed by its fingerprint before anything is sent,
+and no other is taken later. Command lines and texts are made here; `headnode blades enrol` runs
+them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ GATE = f"""#!/bin/sh
 set -f
 case $SSH_ORIGINAL_COMMAND in
     '{PULL_PATH}' | '{PULL_PATH} --confirm' | '{PULL_PATH} health' | '{PULL_PATH} status') ;;
+    '{PULL_PATH} reboot' | '{PULL_PATH} booted') ;;
     '{PULL_PATH} confirm '*[!0-9]*) refused=1 ;;
     '{PULL_PATH} confirm '[0-9]*) ;;
     *) refused=1 ;;

@@ -100,6 +100,30 @@ class Rollout(Section):
     health_timeout_s: Seconds = Field(
         60.0, description="Seconds that a blade may take to answer whether it is well."
     )
+    drain_command: Line = Field(
+        "",
+        examples=["scontrol update nodename=$HEADNODE_NODES state=drain reason=reboot"],
+        description="Shell command, run on the headnode before `headnode rollout reboot` restarts "
+        "blades: a scheduler starts no new jobs there. HEADNODE_NODES has them, as in "
+        "blade[01-04]. Empty: none.",
+    )
+    undrain_command: Line = Field(
+        "",
+        examples=["scontrol update nodename=$HEADNODE_NODES state=resume"],
+        description="Shell command that takes drain_command back, when those blades are well "
+        "again. Empty: none.",
+    )
+    drain_s: Seconds0 = Field(
+        3600.0,
+        description="Seconds that `headnode rollout reboot` waits for a drained blade to get free "
+        "([pull] defer_command, defer_users, defer_load): a job's length. One that is still busy "
+        "is left as it is. 0: it is asked once.",
+    )
+    reboot_s: Seconds = Field(
+        900.0,
+        description="Seconds within which a blade has to answer again after it was restarted: "
+        "large machines test their memory for ten minutes.",
+    )
 
     @model_validator(mode="after")
     def _exec_needs_a_command(self) -> Self:
@@ -180,6 +204,11 @@ class Pull(Section):
         examples=["rc-service net.eth0 restart"],
         description="A shell command that is run after the blade went back by itself, such as a "
         "restart of the network. Empty: none.",
+    )
+    reboot_command: Line = Field(
+        "reboot",
+        examples=["systemctl reboot"],
+        description="Shell command by which `headnode rollout reboot` has a blade restart itself.",
     )
 
 
