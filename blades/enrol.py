@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blades import timer
 from blades.setup import PULL_PATH, to_tar
 from config.portage import Rendered
 from headnode.errors import HeadnodeError, RolloutError
@@ -157,9 +158,9 @@ def install_line(public: str) -> str:
     line = shlex.quote(authorized_line(public))
     keys = "/root/.ssh/authorized_keys"
     return (
-        "set -e; umask 077; mkdir -p /root/.ssh; tar -x -C / -f -; "
+        f"set -e; umask 077; mkdir -p /root/.ssh; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; "
         f"touch {keys}; grep -v ' {COMMENT}$' {keys} > {keys}.new || true; "
-        f"echo {line} >> {keys}.new; mv {keys}.new {keys}"
+        f"echo {line} >> {keys}.new; mv {keys}.new {keys}; {timer.settle_line()}"
     )
 
 

@@ -1,7 +1,10 @@
 """Rollouts on real parts: emerge on 3 blades, gates off. The tests tell one story, in order."""
 
+import io
 import json
 import re
+import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -234,3 +237,43 @@ def test_a_pull_without_news_costs_less_than_six_hundredths_of_a_second(
     assert pull(running, "blade01")["result"] == "unchanged"
     done = running.lab.node("blade01").run(["python3", "-c", measure, PULL], timeout_s=120)
     assert float(done.output) < 0.06
+
+
+@pytest.mark.parametrize("how", ["line", pytest.param("crond", marks=pytest.mark.slow)])
+def test_a_pull_that_the_blades_own_cron_starts_is_in_the_ledger(
+    running: Rehearsal, how: str
+) -> None:
+    """By the line that the blade was given: run as cron does, or by a real crond in its minute.
+
+    BusyBox's crond has one crontab a user, so the name of the user goes from the line.
+    """
+    with configured(running, own_at="02:30", own_splay_s=1):
+        tar = ["blades", "config", "blade02", "--tar"]
+        given = subprocess.run(running.argv(*tar), capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(given)) as archive:
+        member = archive.extractfile("etc/cron.d/headnode-pull")
+        assert member is not None
+        (line, _) = member.read().decode().splitlines()[1:]
+    before = json.loads(shown(running))
+    if how == "line":
+        *_, command = line.split(" ", 6)
+        assert line.startswith("30 2 * * * root ")
+        on(running, "blade02", command)
+    else:
+        tab = line.replace("30 2 * * * root", "* * * * *")
+        on(running, "blade02", f"mkdir -p /tmp/tabs; echo '{tab}' > /tmp/tabs/root")
+        crond = "busybox crond -f -c /tmp/tabs -L /tmp/crond.log"
+        on(running, "blade02", f"{crond} > /dev/null 2>&1 & echo $! > /tmp/crond")
+    deadline = time.monotonic() + 300
+    while (known := json.loads(shown(running)))["contact"] == before["contact"]:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    if how == "crond":
+        on(running, "blade02", "kill $(cat /tmp/crond)")
+    newest = known["reports"][0]
+    assert newest["number"] is not None, "the blade sent it, by HTTP"
+    assert (newest["result"], known["ring"]) == ("unchanged", "fleet")
+
+
+def shown(running: Rehearsal) -> str:
+    return running.headnode("blades", "show", "blade02", "--json").output

@@ -17,6 +17,7 @@ from config.values import (
     Seconds,
     Seconds0,
     Share,
+    TimeOfDay,
     User,
     Wave,
     misplaced,
@@ -135,6 +136,20 @@ class Rollout(Section):
 class Pull(Section):
     """What a blade looks at before, during and after a pull. Blades get it with a deployment."""
 
+    own_at: TimeOfDay = Field(
+        "",
+        examples=["02:30"],
+        description="Time of day, by the blade's own clock and zone, from which each blade pulls "
+        "by itself every night, and reports that; a blade that was off then does so when it is on "
+        "again. For it `headnode blades enrol` brings a timer (systemd) and a line for cron. "
+        "Rings still move by `publish`, `promote` or a rollout. Empty: blades pull only when the "
+        "headnode starts it.",
+    )
+    own_splay_s: Seconds0 = Field(
+        3600.0,
+        description="Seconds over which the blades' own pulls are spread; each has a moment of its "
+        "own, by its name. 0: all at once.",
+    )
     max_clock_skew_s: Seconds0 = Field(
         300.0,
         description="Seconds that a blade's clock may differ from the headnode's: with a wrong one "
