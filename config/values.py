@@ -246,6 +246,9 @@ Place = Annotated[Path, AfterValidator(_from_folder), Kind("path", "paths")]
 Count = Annotated[int, Field(strict=True)]  # strict: "8080" and true are no numbers
 Port = Annotated[Count, Field(ge=1, le=65535), Kind("port", "ports")]
 Days = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("days", "days")]
+Minutes = Annotated[
+    float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("minutes", "minutes")
+]
 Hours = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("hours", "hours")]
 Seconds = Annotated[
     float, Field(gt=0, strict=True, allow_inf_nan=False), Kind("seconds", "seconds")

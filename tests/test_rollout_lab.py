@@ -8,11 +8,16 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blades import lab as labs
+from headnode.node import NodeSpec
 from headnode.process import Completed
+from headnode.provision import environment_binds
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump
 
@@ -254,7 +259,7 @@ def test_a_pull_that_the_blades_own_cron_starts_is_in_the_ledger(
         member = archive.extractfile("etc/cron.d/headnode-pull")
         assert member is not None
         (line, _) = member.read().decode().splitlines()[1:]
-    before = json.loads(shown(running))
+    before = json.loads(shown(running, "blade02"))
     if how == "line":
         *_, command = line.split(" ", 6)
         assert line.startswith("30 2 * * * root ")
@@ -265,7 +270,7 @@ def test_a_pull_that_the_blades_own_cron_starts_is_in_the_ledger(
         crond = "busybox crond -f -c /tmp/tabs -L /tmp/crond.log"
         on(running, "blade02", f"{crond} > /dev/null 2>&1 & echo $! > /tmp/crond")
     deadline = time.monotonic() + 300
-    while (known := json.loads(shown(running)))["contact"] == before["contact"]:
+    while (known := json.loads(shown(running, "blade02")))["contact"] == before["contact"]:
         assert time.monotonic() < deadline
         time.sleep(1)
     if how == "crond":
@@ -275,5 +280,47 @@ def test_a_pull_that_the_blades_own_cron_starts_is_in_the_ledger(
     assert (newest["result"], known["ring"]) == ("unchanged", "fleet")
 
 
-def shown(running: Rehearsal) -> str:
-    return running.headnode("blades", "show", "blade02", "--json").output
+def shown(running: Rehearsal, blade: str) -> str:
+    return running.headnode("blades", "show", blade, "--json").output
+
+
+@pytest.mark.slow
+def test_a_blade_that_was_off_in_the_night_catches_up_when_it_is_on_again(
+    running: Rehearsal,
+) -> None:
+    """Only the daemon does something after the rollout: it looks when it begins anew, by SIGHUP."""
+    for ring in ("canary", "fleet"):  # all well, whatever the tests before have left
+        running.headnode("promote", "--ring", ring, check=False)
+    rolled_out(running)
+    old, new = version(running, "blade03"), bump(running.upstream, "sys-apps/bladeinfo")
+    made(running)
+    node = running.lab.node("blade03")
+    node.stop()
+    results = {each["blade"]: each["result"] for each in rolled_out(running, code=3)}
+    assert results == {"blade01": "updated", "blade02": "updated", "blade03": "unreached"}
+    spec = NodeSpec(
+        name="blade03",
+        store=node.store,
+        lower=Path("/"),
+        binds=environment_binds(),
+        hidden=(running.lab.folder,),
+        throwaway=True,
+    )
+    again = replace(running, lab=labs.join(running.lab, spec))
+    assert version(again, "blade03") == old
+    before = json.loads(again.headnode("rollout", "status", "--json").output)
+    with configured(again, missed_min=0.1, time_zone="Europe/Berlin"):
+        lock = (again.lab.folder / "state/serve.lock").read_text()
+        (pid,) = re.findall(r"process (\d+)", lock)
+        again.lab.headnode.run(["kill", "-HUP", pid], timeout_s=30)
+        deadline = time.monotonic() + 300
+        while version(again, "blade03") != new:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        while (said := json.loads(shown(again, "blade03")))["result"] != "updated":
+            assert time.monotonic() < deadline
+            time.sleep(1)
+    assert said["generation"] == generations(again)["fleet"]
+    assert json.loads(again.headnode("rollout", "status", "--json").output) == before
+    done = again.headnode("rollout", "run", "--missed").output
+    assert done == "No blade that missed a rollout answers now.\n"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from headnode.commands.context import Settings, json_option, now
 from headnode.console import Watcher, note, say, show_json, table, warn
-from headnode.errors import ExitCode, LedgerError
+from headnode.errors import ConfigError, ExitCode, LedgerError
 from schedules import progress, reboots
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.recorder import Recorder
+from schedules.missed import catch_up_once
 from schedules.progress import Progress
 from schedules.reboot import Fate, RebootReport
 from schedules.rollout import BladeReport, Result
@@ -44,15 +47,18 @@ def plan(settings: Settings, nodes: str | None) -> None:
 @rollout.command()
 @nodes_option
 @click.option("--wait", is_flag=True, help="Wait for a rollout that runs, instead of refusing.")
+@click.option("--missed", is_flag=True, help="Only blades that were off, and answer now.")
 @json_option
 @click.pass_obj
-def run(settings: Settings, nodes: str | None, wait: bool, as_json: bool) -> int:
+def run(settings: Settings, nodes: str | None, wait: bool, missed: bool, as_json: bool) -> int:
     """Have blades pull, wave by wave, and stop where too many fail.
 
     Without --nodes, a ring that came through hands its generation on to the next one.
 
     Example: headnode rollout run --nodes blade[01-04]
     """
+    if missed:
+        return run_missed(settings.site(), nodes, as_json=as_json)
     with Watcher() as watch:
         done, reports = recorded(settings.site(), nodes, watch=watch, wait=wait)
     if as_json:
@@ -61,6 +67,25 @@ def run(settings: Settings, nodes: str | None, wait: bool, as_json: bool) -> int
         show_reports(reports)
         if done.why:
             say(f"The rollout {done.phase}: {done.why}")
+    return exit_code(reports)
+
+
+def run_missed(site: Site, nodes: str | None, *, as_json: bool) -> int:
+    """Have blades catch up that were off when they were to pull, as `headnode serve` does.
+
+    Raises:
+        ConfigError: blades are named, too.
+    """
+    if nodes is not None:
+        raise ConfigError("--missed finds the blades itself.", remedy="Leave out --nodes.")
+    with Watcher() as watch, Ledger.of(site) as ledger:
+        reports = catch_up_once(site, ledger, watch=watch, clock=now, sleep=time.sleep)
+    if as_json:
+        show_json(reports)
+    elif reports:
+        show_reports(reports)
+    else:
+        say("No blade that missed a rollout answers now.")
     return exit_code(reports)
 
 

@@ -181,6 +181,9 @@ def test_the_headnodes_key_can_ask_and_confirm(here: Here) -> None:
     assert json.loads(here.ssh(f"{PULL_PATH} health").output)["result"] == "well"
     said = json.loads(here.ssh(f"{PULL_PATH} confirm 7").output)
     assert said["error"] == "no pull of deployment 7 waits to be confirmed"
+    # Without a kernel of headnode's nothing is due, and nothing restarts.
+    assert json.loads(here.ssh(f"{PULL_PATH} reboot").output)["result"] == "current"
+    assert json.loads(here.ssh(f"{PULL_PATH} booted").output)["result"] == "current"
 
 
 @pytest.mark.lab
