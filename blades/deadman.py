@@ -12,7 +12,6 @@ whether the headnode answers.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
@@ -98,4 +97,4 @@ def boot_id() -> str:
 
 def kernel() -> str:
     """The kernel that runs."""
-    return os.uname().release
+    return Path("/proc/sys/kernel/osrelease").read_text().strip()

@@ -1,9 +1,10 @@
 """Bring a blade into the cluster over SSH: what it is given, and the headnode's key.
 
 The administrator comes in with a way of his own (a key, an agent, a password); what the headnode
-may do from then on is bound to one program, `headnode-gate`: pull, status, health, confirm. The
-blade's host key is confirmed by its fingerprint before anything is sent, and no other is taken
-later. Command lines and texts are made here; `headnode blades enrol` runs them.
+may do from then on is bound to one program, `headnode-gate`: pull, status, health, confirm, restart
+into the due kernel. The blade's host key is confirmed by its fingerprint before anything is sent,
+and no other is taken later. Command lines and texts are made here; `headnode blades enrol` runs
+them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blades import timer
 from blades.setup import PULL_PATH, to_tar
 from config.portage import Rendered
 from headnode.errors import HeadnodeError, RolloutError
@@ -32,6 +34,7 @@ GATE = f"""#!/bin/sh
 set -f
 case $SSH_ORIGINAL_COMMAND in
     '{PULL_PATH}' | '{PULL_PATH} --confirm' | '{PULL_PATH} health' | '{PULL_PATH} status') ;;
+    '{PULL_PATH} reboot' | '{PULL_PATH} booted') ;;
     '{PULL_PATH} confirm '*[!0-9]*) refused=1 ;;
     '{PULL_PATH} confirm '[0-9]*) ;;
     *) refused=1 ;;
@@ -155,9 +158,9 @@ def install_line(public: str) -> str:
     line = shlex.quote(authorized_line(public))
     keys = "/root/.ssh/authorized_keys"
     return (
-        "set -e; umask 077; mkdir -p /root/.ssh; tar -x -C / -f -; "
+        f"set -e; umask 077; mkdir -p /root/.ssh; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; "
         f"touch {keys}; grep -v ' {COMMENT}$' {keys} > {keys}.new || true; "
-        f"echo {line} >> {keys}.new; mv {keys}.new {keys}"
+        f"echo {line} >> {keys}.new; mv {keys}.new {keys}; {timer.settle_line()}"
     )
 
 

@@ -9,6 +9,8 @@
     headnode-pull health                run the health commands of what was applied
     headnode-pull confirm NUMBER        the headnode found the blade well with that deployment
     headnode-pull dead-man NUMBER       wait for that, and go back without it
+    headnode-pull reboot                restart into the kernel that is due (blades.restart)
+    headnode-pull booted                the headnode found the blade well with the kernel that runs
 
 A pull asks the headnode which deployment its ring has; is that what was applied last, it is done
 without starting emerge, and nearly nothing was imported. Else `blades.update` checks it, and brings
@@ -147,6 +149,10 @@ def status(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     report["unconfirmed"] = deadman.waiting().get("sequence")
     report["boot"] = deadman.boot_id()
     report["result"] = "status"
+    if settings.get("kernel"):
+        from blades.restart import standing
+
+        standing(settings, report)
 
 
 def health(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
@@ -182,6 +188,14 @@ def dead_man(number: str, settings: Mapping[str, Any], report: dict[str, Any]) -
                 go_back(settings, report)
 
 
+def restart(settings: Mapping[str, Any], report: dict[str, Any], *, done: bool) -> None:
+    """Restart into the kernel that is due, or (`done`) keep it: see `blades.restart`."""
+    from blades.restart import booted
+    from blades.restart import restart as begin
+
+    (booted if done else begin)(settings, report)
+
+
 def chosen(words: list[str], report: dict[str, Any]) -> Callable[[Mapping[str, Any]], None]:
     """What the command line asks for.
 
@@ -193,6 +207,10 @@ def chosen(words: list[str], report: dict[str, Any]) -> Callable[[Mapping[str, A
             return lambda settings: status(settings, report)
         case ["health"]:
             return lambda settings: health(settings, report)
+        case ["reboot"]:
+            return lambda settings: restart(settings, report, done=False)
+        case ["booted"]:
+            return lambda settings: restart(settings, report, done=True)
         case ["confirm", number] if number.isdecimal():
             return lambda settings: confirm(number, report)
         case ["dead-man", number] if number.isdecimal():

@@ -4,6 +4,7 @@
 
     /etc/portage/…                 config.portage
     /etc/systemd/…, /etc/conf.d/…  config.distccd, where the blade helps to compile
+    /etc/systemd/…, /etc/cron.d/…  blades.timer, where the blade pulls by itself
     /etc/headnode/keys.asc         the public keys that packages are checked against
     /usr/local/sbin/headnode-trust config/trust.py, as it is
     /etc/headnode/secret           what its reports are signed with (0600)
@@ -26,6 +27,7 @@ from pathlib import Path
 from blades import drift, places
 from blades.boot import TREE_PATH, boot_files
 from blades.inventory import Blade
+from blades.timer import timer_files
 from config.distccd import distccd_files
 from config.model import Cluster
 from config.portage import ETC, Rendered, blade_files, http_url, is_program, rsync_url
@@ -39,7 +41,8 @@ PORTAGE_RECORD = f"{places.STATE}/{drift.RECORD}"
 # What a blade is given of this package: modules of the standard library alone.
 MODULES = (
     *("__init__", "afterwards", "deadman", "drift", "grub", "image", "kept", "kernel", "merging"),
-    *("order", "places", "pull", "ready", "report", "signature", "tree", "update", "web"),
+    *("order", "places", "pull", "ready", "report", "restart", "signature", "tree", "update"),
+    *("web",),
 )
 # -I: neither the folder that it is started in nor root's own packages come into it. -S: nor any
 # that are not Python's own, which saves a third of the time that a pull without news takes.
@@ -85,9 +88,10 @@ def setup_files(
     if secret is not None:
         files[SECRET_PATH] = f"{secret.hex()}\n"
     boot = boot_files()
+    own = timer_files(blade.name, cluster.pull.own_at, cluster.pull.own_splay_s)
     return Rendered(
-        files={**portage.files, **helping.files, **files, **boot.files},
-        links={**portage.links, **helping.links, **boot.links},
+        files={**portage.files, **helping.files, **files, **boot.files, **own.files},
+        links={**portage.links, **helping.links, **boot.links, **own.links},
     )
 
 

@@ -34,6 +34,7 @@ PLAIN: dict[str, Any] = {
         "restart": [],
         "confirm_s": 0.0,
         "back_command": "",
+        "reboot_command": "reboot",
     },
 }
 

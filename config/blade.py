@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from config.model import Cluster
 from config.portage import SET_PATH, ring_files, set_text
 
-# Of [pull], these are lists of their own in blade.json.
-APART = {"checks", "health"}
+# Of [pull], two are lists of their own in blade.json, and two are no matter of a deployment.
+APART = {"checks", "health", "own_at", "own_splay_s"}
 
 
 def blade_json(

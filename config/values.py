@@ -184,6 +184,12 @@ def _as_text(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
+def _check_time(text: str) -> str:
+    if text and not re.fullmatch("([01][0-9]|2[0-3]):[0-5][0-9]", text):
+        raise ValueError(f"{text!r} is no time of day, as 02:30 is")
+    return text
+
+
 def _check_wave(text: str) -> str:
     if not _check_share(text).rstrip("%").strip("0"):
         raise ValueError("a wave of no blades")
@@ -204,6 +210,7 @@ Address = Annotated[str, AfterValidator(_check_address), Kind("address", "addres
 Nodes = Annotated[str, AfterValidator(_check_nodes), Kind("node set", "node sets")]
 Atom = Annotated[str, AfterValidator(_check_atom), Kind("package atom", "package atoms")]
 Line = Annotated[str, AfterValidator(_check_line), Kind("line", "lines")]
+TimeOfDay = Annotated[str, AfterValidator(_check_time), Kind("time of day", "times of day")]
 Host = Annotated[str, AfterValidator(_check_host), Kind("host name or address", "hosts")]
 Upstream = Annotated[
     str,
@@ -239,6 +246,9 @@ Place = Annotated[Path, AfterValidator(_from_folder), Kind("path", "paths")]
 Count = Annotated[int, Field(strict=True)]  # strict: "8080" and true are no numbers
 Port = Annotated[Count, Field(ge=1, le=65535), Kind("port", "ports")]
 Days = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("days", "days")]
+Minutes = Annotated[
+    float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("minutes", "minutes")
+]
 Hours = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False), Kind("hours", "hours")]
 Seconds = Annotated[
     float, Field(gt=0, strict=True, allow_inf_nan=False), Kind("seconds", "seconds")

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,14 +28,17 @@ from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from blades.inventory import fold
 from config.model import Schedule
 from headnode.errors import BusyError, HeadnodeError, LedgerError
-from headnode.files import locked, write_atomic
+from headnode.files import holder, locked, write_atomic
 from headnode.inbox import begin_anew
 from headnode.process import end_group, environment
+from schedules import progress
 from schedules.due import Known, Start, lines_since, next_due, plan
 from schedules.ledger import runs
 from schedules.ledger.ledger import Ledger
+from schedules.missed import missed_once
 from schedules.runner import headnode_name, lock_path
 from schedules.site import Site
 
@@ -76,6 +81,7 @@ class Scheduler:
         self._stopping = threading.Event()
         self._guard = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
+        self._caught_up_s = -math.inf
 
     def watch(self, site: Site) -> None:
         """Begin, begin anew with another schedule, or when the thread has died."""
@@ -131,6 +137,7 @@ class Scheduler:
                 if code:
                     log.error("job %s ended with exit code %d", start.job, code)
                     return  # what was not written down is tried again by the next look
+            self._catch_up()
         except (HeadnodeError, OSError) as error:
             log.error("what is due cannot be told: %s", error)
         finally:
@@ -146,16 +153,34 @@ class Scheduler:
             return None  # somebody runs a job: by hand, or since before a restart
         return starts[0] if starts else None
 
-    def _run(self, start: Start) -> int:
+    def _catch_up(self) -> None:
+        """Have blades that missed a rollout pull, if it is time to look and there are any."""
         site = self._site
         assert site is not None  # noqa: S101
-        argv = [sys.executable, "-m", "headnode", "--config", str(self._config)]
-        argv += ["schedule", "run", start.job]
-        argv += ["--due", start.due.isoformat(timespec="seconds")] if start.due else []
+        every_s, now_s = site.cluster.schedule.missed_min * 60, time.monotonic()
+        if not every_s or now_s - self._caught_up_s < every_s or self._stopping.is_set():
+            return
+        self._caught_up_s = now_s
+        with Ledger.of(site) as ledger:
+            found = missed_once(site, ledger)
+        if found and not holder(site.state / progress.LOCK):
+            log.info("looking whether %s can catch up", fold(found))
+            self._start(["rollout", "run", "--missed"], f"{datetime.now(UTC):%Y%m%d}-missed")
+
+    def _run(self, start: Start) -> int:
+        due = ["--due", start.due.isoformat(timespec="seconds")] if start.due else []
         moment = start.due or datetime.now(UTC)  # of one night one file, however often it is begun
-        path = site.state / "logs" / f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{start.job}.log"
+        name = f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{start.job}"
+        return self._start(["schedule", "run", start.job, *due], name)
+
+    def _start(self, words: list[str], name: str) -> int:
+        """Run a command of headnode's, with a log of that name; its exit code."""
+        site = self._site
+        assert site is not None  # noqa: S101
+        argv = [sys.executable, "-m", "headnode", "--config", str(self._config), *words]
+        path = site.state / "logs" / f"{name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
-        log.info("job %s starts, its log is %s", start.job, path)
+        log.info("headnode %s starts, its log is %s", " ".join(words), path)
         with path.open("a") as file:
             self._child = subprocess.Popen(
                 argv,

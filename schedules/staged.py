@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from blades.inventory import Blade, fold
-from blades.transport import SSH_FAILED, Outcome, run_on
 from config.model import OnStop, Rollout
 from headnode.errors import HeadnodeError
-from headnode.process import last_lines
 from schedules.progress import BladeState, Phase, Progress, store
-from schedules.rollout import PULL, BladeReport, Result, last_report, rollout_once
+from schedules.rollout import BladeReport, Result, rollout_once
 from schedules.site import Site
 from schedules.waves import Plan, Stage
+from schedules.wellness import pull_line, unwell
 
 log = logging.getLogger(__name__)
 
@@ -181,40 +180,20 @@ class Staged:
         place = f"{stage.class_name}/{stage.ring}"
         many = f"wave {number} of {len(stage.waves)}"
         self.hands.say(f"{place}: {many}: {fold(list(blades))}")
-        confirms = bool(self.site.cluster.pull.confirm_s)
-        line = f"{PULL} --confirm" if confirms else PULL
         # Not in `reports` before they are well: one that is killed here asks them again.
-        pulled = rollout_once(blades, self.options, self.hands.on_report, line=line)
+        pulled = rollout_once(blades, self.options, self.hands.on_report, line=pull_line(self.site))
         changed = [each for each in pulled if each.result is Result.UPDATED]
         if changed and self.options.settle_s:
             self.hands.sleep(self.options.settle_s)
         # After a rollout that was killed, nobody has looked at those that had pulled meanwhile.
         looked_at = changed if self.known is None else [each for each in pulled if each.good]
-        unwell = self._unwell(looked_at)
+        wrong = unwell(self.site, looked_at)
         for report in pulled:
-            why = unwell.get(report.blade)
+            why = wrong.get(report.blade)
             self.reports[report.blade] = (
                 replace(report, result=Result.UNWELL, error=why) if why else report
             )
         self._note()
-
-    def _unwell(self, reports: Sequence[BladeReport]) -> dict[str, str]:
-        """Which blades are not well, and why; the others are confirmed."""
-        options = self.options.model_copy(update={"timeout_s": self.options.health_timeout_s})
-        outcomes = run_on([each.blade for each in reports], f"{PULL} health", options)
-        found = {each.blade: _why_unwell(outcomes.get(each.blade)) for each in reports}
-        well = {each.blade: each for each in reports if not found[each.blade]}
-        if self.site.cluster.pull.confirm_s:
-            found |= self._confirm(well, options)
-        return {name: why for name, why in found.items() if why}
-
-    def _confirm(self, well: dict[str, BladeReport], options: Rollout) -> dict[str, str]:
-        wrong: dict[str, str] = {}
-        for sequence in {each.sequence for each in well.values()}:
-            names = [name for name, each in well.items() if each.sequence == sequence]
-            done = run_on(names, f"{PULL} confirm {sequence}", options)
-            wrong |= {name: _why_unwell(done.get(name)) for name in names}
-        return wrong
 
     def _of(self, stage: Stage, results: frozenset[Result]) -> list[Blade]:
         known = self.reports
@@ -259,15 +238,3 @@ def _count(number: int) -> str:
 
 def _plain(blade: Blade, result: Result) -> BladeReport:
     return BladeReport(blade=blade.name, ring=blade.ring, result=result)
-
-
-def _why_unwell(outcome: Outcome | None) -> str:
-    """Why a blade that was asked for its health is not well; empty if it is. Pure."""
-    if outcome is None or outcome.code is None:
-        return "it does not answer any more after its pull"
-    if outcome.code == SSH_FAILED:
-        return f"it cannot be reached any more after its pull: {last_lines(outcome.output, 3)}"
-    if outcome.code == 0:
-        return ""
-    said = last_report(outcome.output)
-    return str(said["error"]) if said else last_lines(outcome.output, 3)

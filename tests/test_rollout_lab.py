@@ -1,15 +1,23 @@
 """Rollouts on real parts: emerge on 3 blades, gates off. The tests tell one story, in order."""
 
+import io
 import json
 import re
+import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from blades import lab as labs
+from headnode.node import NodeSpec
 from headnode.process import Completed
+from headnode.provision import environment_binds
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump
 
@@ -234,3 +242,85 @@ def test_a_pull_without_news_costs_less_than_six_hundredths_of_a_second(
     assert pull(running, "blade01")["result"] == "unchanged"
     done = running.lab.node("blade01").run(["python3", "-c", measure, PULL], timeout_s=120)
     assert float(done.output) < 0.06
+
+
+@pytest.mark.parametrize("how", ["line", pytest.param("crond", marks=pytest.mark.slow)])
+def test_a_pull_that_the_blades_own_cron_starts_is_in_the_ledger(
+    running: Rehearsal, how: str
+) -> None:
+    """By the line that the blade was given: run as cron does, or by a real crond in its minute.
+
+    BusyBox's crond has one crontab a user, so the name of the user goes from the line.
+    """
+    with configured(running, own_at="02:30", own_splay_s=1):
+        tar = ["blades", "config", "blade02", "--tar"]
+        given = subprocess.run(running.argv(*tar), capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(given)) as archive:
+        member = archive.extractfile("etc/cron.d/headnode-pull")
+        assert member is not None
+        (line, _) = member.read().decode().splitlines()[1:]
+    before = json.loads(shown(running, "blade02"))
+    if how == "line":
+        *_, command = line.split(" ", 6)
+        assert line.startswith("30 2 * * * root ")
+        on(running, "blade02", command)
+    else:
+        tab = line.replace("30 2 * * * root", "* * * * *")
+        on(running, "blade02", f"mkdir -p /tmp/tabs; echo '{tab}' > /tmp/tabs/root")
+        crond = "busybox crond -f -c /tmp/tabs -L /tmp/crond.log"
+        on(running, "blade02", f"{crond} > /dev/null 2>&1 & echo $! > /tmp/crond")
+    deadline = time.monotonic() + 300
+    while (known := json.loads(shown(running, "blade02")))["contact"] == before["contact"]:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    if how == "crond":
+        on(running, "blade02", "kill $(cat /tmp/crond)")
+    newest = known["reports"][0]
+    assert newest["number"] is not None, "the blade sent it, by HTTP"
+    assert (newest["result"], known["ring"]) == ("unchanged", "fleet")
+
+
+def shown(running: Rehearsal, blade: str) -> str:
+    return running.headnode("blades", "show", blade, "--json").output
+
+
+@pytest.mark.slow
+def test_a_blade_that_was_off_in_the_night_catches_up_when_it_is_on_again(
+    running: Rehearsal,
+) -> None:
+    """Only the daemon does something after the rollout: it looks when it begins anew, by SIGHUP."""
+    for ring in ("canary", "fleet"):  # all well, whatever the tests before have left
+        running.headnode("promote", "--ring", ring, check=False)
+    rolled_out(running)
+    old, new = version(running, "blade03"), bump(running.upstream, "sys-apps/bladeinfo")
+    made(running)
+    node = running.lab.node("blade03")
+    node.stop()
+    results = {each["blade"]: each["result"] for each in rolled_out(running, code=3)}
+    assert results == {"blade01": "updated", "blade02": "updated", "blade03": "unreached"}
+    spec = NodeSpec(
+        name="blade03",
+        store=node.store,
+        lower=Path("/"),
+        binds=environment_binds(),
+        hidden=(running.lab.folder,),
+        throwaway=True,
+    )
+    again = replace(running, lab=labs.join(running.lab, spec))
+    assert version(again, "blade03") == old
+    before = json.loads(again.headnode("rollout", "status", "--json").output)
+    with configured(again, missed_min=0.1, time_zone="Europe/Berlin"):
+        lock = (again.lab.folder / "state/serve.lock").read_text()
+        (pid,) = re.findall(r"process (\d+)", lock)
+        again.lab.headnode.run(["kill", "-HUP", pid], timeout_s=30)
+        deadline = time.monotonic() + 300
+        while version(again, "blade03") != new:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        while (said := json.loads(shown(again, "blade03")))["result"] != "updated":
+            assert time.monotonic() < deadline
+            time.sleep(1)
+    assert said["generation"] == generations(again)["fleet"]
+    assert json.loads(again.headnode("rollout", "status", "--json").output) == before
+    done = again.headnode("rollout", "run", "--missed").output
+    assert done == "No blade that missed a rollout answers now.\n"

@@ -17,6 +17,7 @@ from config.values import (
     Seconds,
     Seconds0,
     Share,
+    TimeOfDay,
     User,
     Wave,
     misplaced,
@@ -100,6 +101,30 @@ class Rollout(Section):
     health_timeout_s: Seconds = Field(
         60.0, description="Seconds that a blade may take to answer whether it is well."
     )
+    drain_command: Line = Field(
+        "",
+        examples=["scontrol update nodename=$HEADNODE_NODES state=drain reason=reboot"],
+        description="Shell command, run on the headnode before `headnode rollout reboot` restarts "
+        "blades: a scheduler starts no new jobs there. HEADNODE_NODES has them, as in "
+        "blade[01-04]. Empty: none.",
+    )
+    undrain_command: Line = Field(
+        "",
+        examples=["scontrol update nodename=$HEADNODE_NODES state=resume"],
+        description="Shell command that takes drain_command back, when those blades are well "
+        "again. Empty: none.",
+    )
+    drain_s: Seconds0 = Field(
+        3600.0,
+        description="Seconds that `headnode rollout reboot` waits for a drained blade to get free "
+        "([pull] defer_command, defer_users, defer_load): a job's length. One that is still busy "
+        "is left as it is. 0: it is asked once.",
+    )
+    reboot_s: Seconds = Field(
+        900.0,
+        description="Seconds within which a blade has to answer again after it was restarted: "
+        "large machines test their memory for ten minutes.",
+    )
 
     @model_validator(mode="after")
     def _exec_needs_a_command(self) -> Self:
@@ -111,6 +136,20 @@ class Rollout(Section):
 class Pull(Section):
     """What a blade looks at before, during and after a pull. Blades get it with a deployment."""
 
+    own_at: TimeOfDay = Field(
+        "",
+        examples=["02:30"],
+        description="Time of day, by the blade's own clock and zone, from which each blade pulls "
+        "by itself every night, and reports that; a blade that was off then does so when it is on "
+        "again. For it `headnode blades enrol` brings a timer (systemd) and a line for cron. "
+        "Rings still move by `publish`, `promote` or a rollout. Empty: blades pull only when the "
+        "headnode starts it.",
+    )
+    own_splay_s: Seconds0 = Field(
+        3600.0,
+        description="Seconds over which the blades' own pulls are spread; each has a moment of its "
+        "own, by its name. 0: all at once.",
+    )
     max_clock_skew_s: Seconds0 = Field(
         300.0,
         description="Seconds that a blade's clock may differ from the headnode's: with a wrong one "
@@ -180,6 +219,11 @@ class Pull(Section):
         examples=["rc-service net.eth0 restart"],
         description="A shell command that is run after the blade went back by itself, such as a "
         "restart of the network. Empty: none.",
+    )
+    reboot_command: Line = Field(
+        "reboot",
+        examples=["systemctl reboot"],
+        description="Shell command by which `headnode rollout reboot` has a blade restart itself.",
     )
 
 

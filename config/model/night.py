@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from config import cron
 from config.model.base import Section
-from config.values import Count, Days, Hours, Kind, Line, Seconds
+from config.values import Count, Days, Hours, Kind, Line, Minutes, Seconds
 
 JOBS = ("nightly", "mirror-sync", "build", "publish", "rollout", "verify", "gc")
 
@@ -53,6 +53,12 @@ class Schedule(Section):
         description="Hours for which a run that was missed, since the headnode was off or busy, is "
         "still made up for: once, however many were missed. As long a run that was cut off is "
         "gone on with. A day later the next night does it all anyway. 0: neither.",
+    )
+    missed_min: Minutes = Field(
+        10.0,
+        description="Minutes between two looks whether blades that were off when they were to pull "
+        "answer now: they then catch up with what their ring has, alone. 0: they wait for the next "
+        "rollout.",
     )
     jobs: dict[JobName, CronLine] = Field(
         default_factory=lambda: {"nightly": "15 1 * * *"},

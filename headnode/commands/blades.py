@@ -78,8 +78,9 @@ def enrol_(settings: Settings, blade: str, host_key: str | None, options: str, p
     """Set BLADE up over SSH: keys, secret, Portage's files, the pull.
 
     You come in as root in your own way. The headnode's key, which it uses from then on, can do
-    nothing there but pull, status, health and confirm. Without --host-key, the keys that the
-    blade shows are printed, to be compared with `ssh-keygen -lf` on its console.
+    nothing there but pull, status, health, confirm, and restart into a kernel that is due.
+    Without --host-key, the keys that the blade shows are printed, to be compared with
+    `ssh-keygen -lf` on its console.
 
     Example: headnode blades enrol blade07 --host-key SHA256:Yb3q…
     """

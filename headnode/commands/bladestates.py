@@ -14,7 +14,7 @@ from schedules.site import Site
 
 COLUMNS = (
     *("blade", "class", "ring", "generation due", "generation", "result", "last contact"),
-    *("last success", "kernel", "kernel due", "source builds"),
+    *("last success", "kernel", "kernel due", "reboot", "source builds"),
 )
 
 
@@ -35,6 +35,7 @@ class Line:
             "class": self.blade.class_name,
             "ring": self.blade.ring,
             "due_generation": self.due,
+            "reboot_pending": self.state is not None and self.state.reboot_pending,
         }
 
     def cells(self, now: datetime) -> tuple[object, ...]:
@@ -42,11 +43,12 @@ class Line:
         blade, state = self.blade, self.state
         about = (blade.name, blade.class_name, blade.ring, self.due or "-")
         if state is None:
-            return (*about, *("-",), "never heard of", *("-",) * 5)
+            return (*about, *("-",), "never heard of", *("-",) * 6)
         return (
             *(*about, state.generation or "-", state.result),
             *(ago(state.contact, now), ago(state.success, now)),
             *(state.kernel or "-", state.kernel_due or "-"),
+            "pending" if state.reboot_pending else "-",
             "-" if state.source_builds is None else state.source_builds,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from blades.inventory import Blade as Place
 from headnode.status.model import Blade, Health, Ring
 from headnode.status.sources.fleet import Fleet, Heard
+from schedules.ledger.pulls import is_pending
 
 SAYS_NOTHING = "no answer"
 NO_ANSWER = frozenset({"unreached", "timed out"})  # schedules.rollout.Result
@@ -48,6 +49,7 @@ def blade(
         seen=heard.seen if heard else None,
         kernel=heard.kernel if heard else "",
         kernel_due=heard.kernel_due if heard else "",
+        reboot_pending=heard is not None and is_pending(heard.kernel, heard.kernel_due),
         note=_note(health, heard, wanted, drained or ""),
     )
 

@@ -57,8 +57,8 @@ class Pull(Fact):
 class Blade(Fact):
     """A blade: `generation` is what it has, as far as is known, `wanted` what its ring has.
 
-    `seen` is when it last answered, `kernel` what it runs and `kernel_due` what it is to boot,
-    `note` why it is as it is.
+    `seen` is when it last answered, `kernel` what it runs and `kernel_due` what it is to boot
+    (`reboot_pending`: another), `note` why it is as it is.
     """
 
     name: Line
@@ -70,6 +70,7 @@ class Blade(Fact):
     seen: datetime | None = None
     kernel: Line = ""
     kernel_due: Line = ""
+    reboot_pending: bool = False
     note: Line = ""
 
 

@@ -21,6 +21,7 @@ from headnode.status.model import (
     Verdict,
 )
 
+PULLED = frozenset({Health.GOOD, Health.BEHIND, Health.PULLING})
 ORDER = tuple(reversed(Level))  # worst first
 LATE = timedelta(hours=36)  # behind its ring for longer than a night and a day is no waiting
 EXPIRES_SOON = timedelta(hours=48)
@@ -94,6 +95,8 @@ def _of_blades(blades: Sequence[Blade], rings: Iterable[Ring], now: datetime) ->
         yield from _point(Level.NOTE, unheard, "never heard of", pull)
     yield from _point(Level.WARN, late, f"behind the ring for over {hours}", pull)
     yield from _point(Level.NOTE, waiting, "still to take what the ring has", "")
+    pending = [each for each in blades if each.reboot_pending and each.health in PULLED]
+    yield from _point(Level.NOTE, pending, "reboot pending", "headnode rollout reboot --nodes")
 
 
 def _point(level: Level, found: Sequence[Blade], said: str, remedy: str) -> Iterator[Point]:

@@ -62,6 +62,15 @@ class Ledger:
         with self.store.writing() as connection:
             return pulls.write_pulls(connection, reports)
 
+    def booted(self, blade: str, kernel: str, due: str, error: str, at: datetime) -> None:
+        """Write down how a restart went (`pulls.write_booted`).
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        with self.store.writing() as connection:
+            pulls.write_booted(connection, blade, kernel, due, error, at)
+
     def blades(self) -> dict[str, BladeState]:
         """Every blade that was ever heard of or tried, by name.
 

@@ -65,6 +65,11 @@ class BladeState:
     error_at: datetime | None
     error_log: str = field(repr=False)
 
+    @property
+    def reboot_pending(self) -> bool:
+        """Whether it is due another kernel than the one that runs."""
+        return is_pending(self.kernel, self.kernel_due)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptReport:
@@ -85,6 +90,11 @@ class KeptReport:
     fetched_bytes: int | None
     error: str
     log: str = field(repr=False)
+
+
+def is_pending(kernel: str, due: str) -> bool:
+    """Whether a blade that runs `kernel` is due another. Pure."""
+    return due not in ("", kernel)
 
 
 def write_pulls(connection: Connection, pulled: Iterable[Pulled]) -> int:
@@ -155,11 +165,12 @@ def _news(pulled: Pulled) -> dict[str, object]:
         row |= {
             "contact": at,
             "kernel": _clean(said.kernel, NAME_CHARACTERS),
-            "kernel_due": _clean(said.kernel_due, NAME_CHARACTERS),
             "seconds": said.seconds,
             "source_builds": said.source_builds,
             "fetched_bytes": said.fetched_bytes,
         }
+    if said.good or said.kernel_due:  # one that was put off did not look
+        row["kernel_due"] = _clean(said.kernel_due, NAME_CHARACTERS)
     if said.good:
         row |= {
             "success": at,
@@ -174,6 +185,23 @@ def _news(pulled: Pulled) -> dict[str, object]:
             "error_log": _clean(said.log, LOG_CHARACTERS),
         }
     return row
+
+
+def write_booted(
+    connection: Connection, blade: str, kernel: str, due: str, error: str, at: datetime
+) -> None:
+    """Write down the kernel of a blade after a restart, and what went wrong with it, if anything.
+
+    Empty `kernel`: it did not answer.
+    """
+    row: dict[str, object] = {}
+    if kernel:
+        row |= {"contact": at, "kernel": _clean(kernel, NAME_CHARACTERS)}
+        row |= {"kernel_due": _clean(due, NAME_CHARACTERS)}
+    if error:
+        row |= {"error": _clean(error, ERROR_CHARACTERS), "error_at": at, "error_log": ""}
+    if row:
+        connection.execute(update(blades).where(blades.c.name == blade).values(row))
 
 
 def read_blades(connection: Connection) -> list[BladeState]:

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from blades import lab as labs
+from blades.boot import SYSTEMD
 from blades.enrol import GATE_PATH, authorized_line, confirmed, fingerprint
 from blades.lab import Lab
 from blades.setup import PULL_PATH
+from blades.timer import CRON, LINK, PATHS, TIMER, timer_files
 from config import template
 from config.portage import Rendered
 from headnode.errors import RolloutError
@@ -136,6 +138,21 @@ def test_an_enrolled_blade_has_its_files_and_a_secret_that_only_root_reads(here:
 
 
 @pytest.mark.lab
+def test_a_blade_that_pulls_by_itself_is_given_its_timer_and_loses_it_again(here: Here) -> None:
+    config = here.folder / "cluster.toml"
+    text = config.read_text()
+    config.write_text(text.replace('own_at = ""', 'own_at = "02:30"'))
+    here.enrol("--host-key", here.fingerprint)
+    wanted = timer_files("blade01", "02:30", 3600.0)
+    assert {path: here.on(f"cat {path}").output for path in wanted.files} == wanted.files
+    assert here.on(f"cat {LINK}").output == wanted.files[f"{SYSTEMD}/{TIMER}"]
+    assert here.on(f"stat -c %a {CRON}").output == "644\n"
+    config.write_text(text)
+    here.enrol("--host-key", here.fingerprint)
+    assert here.on(f"ls -d {' '.join(PATHS)}", check=False).output == ""
+
+
+@pytest.mark.lab
 @pytest.mark.parametrize(
     "line",
     [
@@ -164,6 +181,9 @@ def test_the_headnodes_key_can_ask_and_confirm(here: Here) -> None:
     assert json.loads(here.ssh(f"{PULL_PATH} health").output)["result"] == "well"
     said = json.loads(here.ssh(f"{PULL_PATH} confirm 7").output)
     assert said["error"] == "no pull of deployment 7 waits to be confirmed"
+    # Without a kernel of headnode's nothing is due, and nothing restarts.
+    assert json.loads(here.ssh(f"{PULL_PATH} reboot").output)["result"] == "current"
+    assert json.loads(here.ssh(f"{PULL_PATH} booted").output)["result"] == "current"
 
 
 @pytest.mark.lab

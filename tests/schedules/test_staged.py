@@ -23,6 +23,8 @@ from headnode.errors import BusyError, ExitCode
 from headnode.files import locked
 from mirror import sets
 from schedules import progress
+from schedules.ledger.ledger import Ledger
+from schedules.missed import catch_up_once, missed_once
 from schedules.moving import promote_once, rollback_once
 from schedules.progress import Phase, Progress
 from schedules.rollout import BladeReport
@@ -49,8 +51,8 @@ report |= {{"generation": generation, "sequence": now["sequence"], "packages": 3
 if words == ["health"]:
     report["result"] = "failed" if does.get("unwell") == generation else "well"
     report["error"] = "munge is dead" if report["result"] == "failed" else ""
-elif words[:1] == ["confirm"]:
-    report["result"] = "confirmed"
+elif words[:1] in (["confirm"], ["status"]):
+    report["result"] = "confirmed" if words[0] == "confirm" else "status"
 elif does.get("fails") == generation:
     report |= {{"result": "failed", "error": "no room"}}
 elif does.get("busy"):
@@ -361,6 +363,53 @@ def test_drained_blades_are_left_out(fleet: Fleet) -> None:
     }
     assert drained.undrain(folder, ["blade02", "blade03"]) == ["blade02"]
     assert drained.drained(folder) == {"blade07": "memory test"}
+
+
+def test_who_was_off_catches_up_alone_when_it_answers_again(fleet: Fleet) -> None:
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    notes = Notes([])
+    for blade in ("blade04", "blade07"):
+        fleet.does(blade, off=True)
+    with Ledger.of(fleet.site) as ledger:
+        done, _ = roll_out_once(
+            fleet.site, None, watch=notes, on_report=lambda each: ledger.pulled(each, now())
+        )
+        assert [each.name for each in missed_once(fleet.site, ledger)] == ["blade04", "blade07"]
+        fleet.does("blade04", unwell=2)
+        begun = len(fleet.calls)
+        hands = {"watch": notes, "clock": now, "sleep": time.sleep}
+        (report,) = catch_up_once(fleet.site, ledger, **hands)
+        assert (report.blade, report.result, report.error) == ("blade04", "unwell", "munge is dead")
+        calls = fleet.calls[begun:]  # both are asked at once
+        assert [call for call in calls if call != "blade07 status"] == [
+            *("blade04 status", "blade04", "blade04 health")
+        ]
+        assert fleet.at("blade04") == "2"
+        fleet.does("blade07")
+        (report,) = catch_up_once(fleet.site, ledger, **hands)
+        assert (report.blade, report.result) == ("blade07", "updated")
+        assert catch_up_once(fleet.site, ledger, **hands) == []
+        assert {name: each.result for name, each in ledger.blades().items()} == {
+            **dict.fromkeys(EVERY, "updated"),
+            "blade04": "unwell",
+        }
+    assert progress.load(fleet.site.state) == done
+    assert notes.lines[-2:] == ["Seen again: blade04", "Seen again: blade07"]
+
+
+def test_nobody_catches_up_after_a_rollout_that_was_stopped(fleet: Fleet) -> None:
+    fleet.does("blade04", off=True)
+    fleet.does("blade06", fails=2)
+    with Ledger.of(fleet.site) as ledger:
+        roll_out_once(
+            fleet.with_(on_stop="halt").site,
+            None,
+            watch=Notes([]),
+            on_report=lambda each: ledger.pulled(each, datetime.now(UTC)),
+        )
+        assert missed_once(fleet.site, ledger) == []
 
 
 def test_a_second_rollout_refuses(fleet: Fleet) -> None:

@@ -226,3 +226,10 @@ def test_a_new_headnode_is_told_what_to_do_first() -> None:
 def test_what_could_not_be_gathered_is_the_worst() -> None:
     point = Point(level=Level.BAD, text="What the rings have cannot be told: damaged.")
     assert verdict(blades(1), problems=[point]).points == (point,)
+
+
+def test_a_pending_reboot_is_a_note_with_the_command_for_it() -> None:
+    pending = [each.model_copy(update={"reboot_pending": True}) for each in blades(3)[:2]]
+    assert said(verdict([*pending, *blades(3)[2:]])) == [
+        ("note", "blade[01-02]: reboot pending.", "headnode rollout reboot --nodes blade[01-02]")
+    ]

@@ -1,0 +1,48 @@
+"""Whether blades are well after a pull: asked, and confirmed where they are (`blades.deadman`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from blades.transport import SSH_FAILED, Outcome, run_on
+from config.model import Rollout
+from headnode.process import last_lines
+from schedules.rollout import PULL, BladeReport, last_report
+from schedules.site import Site
+
+
+def unwell(site: Site, reports: Sequence[BladeReport]) -> dict[str, str]:
+    """Which of the blades that pulled are not well, and why; the others are confirmed."""
+    options = site.rollout.model_copy(update={"timeout_s": site.rollout.health_timeout_s})
+    outcomes = run_on([each.blade for each in reports], f"{PULL} health", options)
+    found = {each.blade: why_unwell(outcomes.get(each.blade)) for each in reports}
+    well = {each.blade: each for each in reports if not found[each.blade]}
+    if site.cluster.pull.confirm_s:
+        found |= _confirm(well, options)
+    return {name: why for name, why in found.items() if why}
+
+
+def _confirm(well: Mapping[str, BladeReport], options: Rollout) -> dict[str, str]:
+    wrong: dict[str, str] = {}
+    for sequence in {each.sequence for each in well.values()}:
+        names = [name for name, each in well.items() if each.sequence == sequence]
+        done = run_on(names, f"{PULL} confirm {sequence}", options)
+        wrong |= {name: why_unwell(done.get(name)) for name in names}
+    return wrong
+
+
+def why_unwell(outcome: Outcome | None) -> str:
+    """Why a blade that was asked for its health is not well; empty if it is. Pure."""
+    if outcome is None or outcome.code is None:
+        return "it does not answer any more after its pull"
+    if outcome.code == SSH_FAILED:
+        return f"it cannot be reached any more after its pull: {last_lines(outcome.output, 3)}"
+    if outcome.code == 0:
+        return ""
+    said = last_report(outcome.output)
+    return str(said["error"]) if said else last_lines(outcome.output, 3)
+
+
+def pull_line(site: Site) -> str:
+    """The command of a pull that will be confirmed, where pulls are."""
+    return f"{PULL} --confirm" if site.cluster.pull.confirm_s else PULL
