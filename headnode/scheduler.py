@@ -15,8 +15,8 @@ import json
 import logging
 import signal
 import subprocess
-import sys
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,7 +34,7 @@ from headnode.process import end_group, environment
 from schedules.due import Known, Start, lines_since, next_due, plan
 from schedules.ledger import runs
 from schedules.ledger.ledger import Ledger
-from schedules.runner import headnode_name, lock_path
+from schedules.runner import headnode_name, lock_path, utc_now
 from schedules.site import Site
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,10 @@ class Look(BaseTrigger):  # type: ignore[misc]
 class Scheduler:
     """Starts what is due. `watch` is to be called every second, `stop` at the end."""
 
-    def __init__(self, config: Path) -> None:
-        self._config = config
+    def __init__(self, headnode: Sequence[str], clock: Callable[[], datetime] = utc_now) -> None:
+        """`headnode` begins the command line that runs a job; `clock` says what is due."""
+        self._headnode = headnode
+        self._clock = clock
         self._site: Site | None = None
         self._scheduler: BackgroundScheduler | None = None
         self._stopping = threading.Event()
@@ -108,7 +110,7 @@ class Scheduler:
         if self._scheduler is not None and self.is_alive():
             self._scheduler.shutdown(wait=False)
         options = site.cluster.schedule
-        note_lines(site, datetime.now(UTC))
+        note_lines(site, self._clock())
         scheduler = BackgroundScheduler(
             timezone=UTC,
             jobstores={"default": MemoryJobStore()},
@@ -141,7 +143,7 @@ class Scheduler:
         assert site is not None  # noqa: S101 (watch came first)
         try:
             with locked(lock_path(site.state), "headnode serve"):
-                starts = due_now(site, datetime.now(UTC))
+                starts = due_now(site, self._clock())
         except BusyError:
             return None  # somebody runs a job: by hand, or since before a restart
         return starts[0] if starts else None
@@ -149,10 +151,9 @@ class Scheduler:
     def _run(self, start: Start) -> int:
         site = self._site
         assert site is not None  # noqa: S101
-        argv = [sys.executable, "-m", "headnode", "--config", str(self._config)]
-        argv += ["schedule", "run", start.job]
+        argv = [*self._headnode, "schedule", "run", start.job]
         argv += ["--due", start.due.isoformat(timespec="seconds")] if start.due else []
-        moment = start.due or datetime.now(UTC)  # of one night one file, however often it is begun
+        moment = start.due or self._clock()  # of one night one file, however often it is begun
         path = site.state / "logs" / f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{start.job}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         log.info("job %s starts, its log is %s", start.job, path)

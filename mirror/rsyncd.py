@@ -100,8 +100,13 @@ def render(
 
 
 def argv(conf: Path) -> list[str]:
-    """Give the server's arguments: in the foreground, so that whoever started it watches it."""
-    return ["rsync", "--daemon", "--no-detach", f"--config={conf}"]
+    """Give the server's arguments: in the foreground, so that whoever started it watches it.
+
+    It ends with whoever started it, and so keeps its port from no other (prctl(2),
+    PR_SET_PDEATHSIG).
+    """
+    server = ["rsync", "--daemon", "--no-detach", f"--config={conf}"]
+    return ["setpriv", "--pdeathsig", "TERM", "--", *server]
 
 
 def _yes(value: bool) -> str:

@@ -155,7 +155,7 @@ def test_a_scheduler_thread_that_died_is_replaced(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scheduler, "_look", lambda self: None)
-    scheduler = Scheduler(Path("cluster.toml").absolute())
+    scheduler = Scheduler([sys.executable, "-m", "headnode"])
     scheduler.watch(site)
     assert scheduler.is_alive()
     inner = scheduler._scheduler

@@ -82,7 +82,10 @@ def test_the_configuration_is_read_only_chrooted_and_as_nobody() -> None:
         "socket options = TCP_NODELAY\n"
         "\n[gentoo-portage]\npath = /s/current/\ncomment = newest tree\n"
     )
-    assert argv(Path("/s/conf")) == ["rsync", "--daemon", "--no-detach", "--config=/s/conf"]
+    assert argv(Path("/s/conf")) == [
+        *("setpriv", "--pdeathsig", "TERM", "--"),
+        *("rsync", "--daemon", "--no-detach", "--config=/s/conf"),
+    ]
 
 
 def test_a_flipped_module_is_seen_by_the_next_transfer_without_a_restart(
