@@ -151,7 +151,10 @@ class Scheduler:
     def _run(self, start: Start) -> int:
         site = self._site
         assert site is not None  # noqa: S101
-        argv = [*self._headnode, "schedule", "run", start.job]
+        # One that is left alone goes on against servers that are gone, and every pull fails: it is
+        # told to stop, as by `stop`, when this thread has ended (prctl(2), PR_SET_PDEATHSIG).
+        argv = ["setpriv", "--pdeathsig", "TERM", "--", *self._headnode]
+        argv += ["schedule", "run", start.job]
         argv += ["--due", start.due.isoformat(timespec="seconds")] if start.due else []
         moment = start.due or self._clock()  # of one night one file, however often it is begun
         path = site.state / "logs" / f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{start.job}.log"
