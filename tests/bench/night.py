@@ -201,8 +201,6 @@ class Plain:
         """Index it: byte for byte as emaint would (`make bench-index` compares)."""
         place = self.folder.parent / "plain-pool"
         stock = Pool(folder=place).add(self.folder, sorted(names))
-        header = self.site.binhost("blade").generations.latest()
-        assert header is not None
         texts = render({}, stock.entries.values(), timestamp=int(time.time()), uri="")
         for name, content in zip(("Packages", "Packages.gz"), texts, strict=True):
             (self.folder / name).write_bytes(content)
