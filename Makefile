@@ -64,6 +64,10 @@ bench-distcc: ready-for-tests ## builds with 0, 1, 2, 4 helpers; ARGS=--kernel f
 bench-scale: ready-for-tests ## 10,000 simulated pulls against server and ledger; the last line is JSON
 	@$(PY) -P tests/bench/scale.py $(ARGS)
 
+.PHONY: bench-night
+bench-night: ready-for-tests ## nights over 58 blades against plain emerge; ARGS="--blades 8" for fewer; JSON
+	@$(PY) -m tests.bench.night $(ARGS)
+
 .PHONY: docs
 docs: ready ## the manual: renew what is generated, and make docs/_build/html and headnode.8
 	@$(PY) -m config.reference > docs/options.md

@@ -189,10 +189,12 @@ def up(
     life: Life = Life.WITH_STARTER,
     later: Sequence[str] = (),
     binds: Sequence[Bind] = (),
+    beneath: tuple[Path, ...] = (),
 ) -> Lab:
     """Put up a lab of `blades` (name -> files that it starts with) over the root `lower`.
 
-    `later` are names of blades that `join` brings in; `binds` are for the lab's headnode.
+    `later` are names of blades that `join` brings in; `binds` are for the lab's headnode; what is
+    in the uppers `beneath`, every blade has (`NodeSpec`).
 
     Raises:
         NodeError: a lab is up in that folder already, or a node did not come up (then all that
@@ -215,7 +217,7 @@ def up(
         lab = Lab(folder=folder, nodes={HEADNODE: headnode})
         try:
             _save(lab)  # `down` finds it by this, also when what follows is killed
-            return _fill(lab, blades, known, lower, life)
+            return _fill(lab, blades, known, lower, life, beneath)
         except BaseException:
             lab.headnode.stop()
             raise
@@ -227,9 +229,13 @@ def _fill(
     known: Mapping[str, IPv4Address],
     lower: Path,
     life: Life,
+    beneath: tuple[Path, ...],
 ) -> Lab:
     specs = [_machine_node(lab.folder, UPSTREAM)]
-    specs += [blade_spec(lab.folder, name, lower, files) for name, files in blades.items()]
+    specs += [
+        blade_spec(lab.folder, name, lower, files, beneath=beneath)
+        for name, files in blades.items()
+    ]
     nodes = {node.name: node for node in start_all(specs, inside=lab.headnode.pid, life=life)}
     full = Lab(folder=lab.folder, nodes={**lab.nodes, **nodes})
     try:

@@ -11,6 +11,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from keyword import iskeyword
 from pathlib import Path
 
@@ -91,13 +92,15 @@ def cli(context: click.Context, config_path: Path | None, verbose: bool) -> None
         level=logging.DEBUG if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    context.obj = Settings(config_path=config_path)
+    context.obj = replace(context.obj or Settings(), config_path=config_path)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], settings: Settings | None = None) -> int:
     """Run one command line and return its exit code; errors are said on stderr."""
     try:
-        code = cli.main(args=list(arguments), prog_name="headnode", standalone_mode=False)
+        code = cli.main(
+            args=list(arguments), prog_name="headnode", standalone_mode=False, obj=settings
+        )
         return int(code or ExitCode.OK)
     except click.ClickException as error:
         error.show()

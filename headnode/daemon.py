@@ -37,8 +37,8 @@ SETTLE_S = 5.0
 MOST_WORKERS = 4
 
 
-def serve(read: Callable[[], Site], config: Path) -> None:
-    """Serve HTTP and rsync, and run jobs, until SIGTERM or SIGINT; `read` reads `config`.
+def serve(read: Callable[[], Site], scheduler: Scheduler) -> None:
+    """Serve HTTP and rsync, and run jobs, until SIGTERM or SIGINT; `read` reads cluster.toml.
 
     Raises:
         BusyError: it is running already.
@@ -52,7 +52,7 @@ def serve(read: Callable[[], Site], config: Path) -> None:
         locked(site.state / "serve.lock", "headnode serve"),
         open_listener(*http_address(site)) as listener,
     ):
-        Daemon(site, listener, config).run(signals, read)
+        Daemon(site, listener, scheduler).run(signals, read)
 
 
 class Signals:
@@ -79,12 +79,12 @@ class Signals:
 class Daemon:
     """The running servers of a cluster; ends them all."""
 
-    def __init__(self, site: Site, listener: socket.socket, config: Path) -> None:
+    def __init__(self, site: Site, listener: socket.socket, scheduler: Scheduler) -> None:
         self._site = site
         self._workers = Workers(listener, worker_settings(site))
         self._renewal = Renewal()
         self._inbox = Inbox()
-        self._scheduler = Scheduler(config)
+        self._scheduler = scheduler
         self._rsyncd: subprocess.Popen[str] | None = None
         self._rsyncd_started_s = 0.0
 

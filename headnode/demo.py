@@ -142,6 +142,7 @@ def main() -> int:
         say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
+        lab.down(options.lab)
         say_error("stopped")
         return INTERRUPTED
     kept = False

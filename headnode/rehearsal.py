@@ -114,12 +114,14 @@ def up(
     cache: Path | None = None,
     tree: TreeKind = TreeKind.PROFILES,
     more: Mapping[str, Any] | None = None,
+    beneath: tuple[Path, ...] = (),
     report: Report = lambda line: None,
 ) -> Rehearsal:
     """Put up a lab of `count` blades with its upstream and its configuration.
 
     `cache` keeps the tarballs of real software between labs; `tree` is how blades have the trees;
-    `more` are tables of cluster.toml, beside `values` or in place of them.
+    `more` are tables of cluster.toml, beside `values` or in place of them; `beneath` are uppers
+    that every blade is laid over.
 
     Raises:
         NodeError, EnvironmentLacksError: it does not come up; what did is down again.
@@ -146,7 +148,7 @@ def up(
     }
     report(f"Putting up {count} blades")
     rehearsal = Rehearsal(
-        lab=lab.up(folder, files, lower=lower, life=life),
+        lab=lab.up(folder, files, lower=lower, life=life, beneath=beneath),
         config=config,
         upstream=folder / "upstream",
     )

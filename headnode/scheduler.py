@@ -16,9 +16,9 @@ import logging
 import math
 import signal
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ from schedules.due import Known, Start, lines_since, next_due, plan
 from schedules.ledger import runs
 from schedules.ledger.ledger import Ledger
 from schedules.missed import missed_once
-from schedules.runner import headnode_name, lock_path
+from schedules.runner import headnode_name, lock_path, utc_now
 from schedules.site import Site
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,10 @@ class Look(BaseTrigger):  # type: ignore[misc]
 class Scheduler:
     """Starts what is due. `watch` is to be called every second, `stop` at the end."""
 
-    def __init__(self, config: Path) -> None:
-        self._config = config
+    def __init__(self, headnode: Sequence[str], clock: Callable[[], datetime] = utc_now) -> None:
+        """`headnode` begins the command line that runs a job; `clock` says what is due."""
+        self._headnode = headnode
+        self._clock = clock
         self._site: Site | None = None
         self._scheduler: BackgroundScheduler | None = None
         self._stopping = threading.Event()
@@ -114,7 +116,7 @@ class Scheduler:
         if self._scheduler is not None and self.is_alive():
             self._scheduler.shutdown(wait=False)
         options = site.cluster.schedule
-        note_lines(site, datetime.now(UTC))
+        note_lines(site, self._clock())
         scheduler = BackgroundScheduler(
             timezone=UTC,
             jobstores={"default": MemoryJobStore()},
@@ -148,7 +150,7 @@ class Scheduler:
         assert site is not None  # noqa: S101 (watch came first)
         try:
             with locked(lock_path(site.state), "headnode serve"):
-                starts = due_now(site, datetime.now(UTC))
+                starts = due_now(site, self._clock())
         except BusyError:
             return None  # somebody runs a job: by hand, or since before a restart
         return starts[0] if starts else None
@@ -165,11 +167,11 @@ class Scheduler:
             found = missed_once(site, ledger)
         if found and not holder(site.state / progress.LOCK):
             log.info("looking whether %s can catch up", fold(found))
-            self._start(["rollout", "run", "--missed"], f"{datetime.now(UTC):%Y%m%d}-missed")
+            self._start(["rollout", "run", "--missed"], f"{self._clock():%Y%m%d}-missed")
 
     def _run(self, start: Start) -> int:
         due = ["--due", start.due.isoformat(timespec="seconds")] if start.due else []
-        moment = start.due or datetime.now(UTC)  # of one night one file, however often it is begun
+        moment = start.due or self._clock()  # of one night one file, however often it is begun
         name = f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{start.job}"
         return self._start(["schedule", "run", start.job, *due], name)
 
@@ -177,7 +179,9 @@ class Scheduler:
         """Run a command of headnode's, with a log of that name; its exit code."""
         site = self._site
         assert site is not None  # noqa: S101
-        argv = [sys.executable, "-m", "headnode", "--config", str(self._config), *words]
+        # One that is left alone goes on against servers that are gone, and every pull fails: it is
+        # told to stop, as by `stop`, when this thread has ended (prctl(2), PR_SET_PDEATHSIG).
+        argv = ["setpriv", "--pdeathsig", "TERM", "--", *self._headnode, *words]
         path = site.state / "logs" / f"{name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         log.info("headnode %s starts, its log is %s", " ".join(words), path)

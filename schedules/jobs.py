@@ -72,12 +72,13 @@ def _roll_out(work: Work) -> str:
             work.site,
             None,
             watch=work.watch,
+            clock=work.clock,
             on_report=lambda each: recorder.pulled(each, work.clock()),
             wait=True,
         )
     if done.phase is not Phase.DONE:
         raise RolloutError(
-            f"The rollout {done.phase}: {done.why}",
+            f"The rollout {done.phase}: {done.why.rstrip('.')}.",
             remedy="headnode rollout status says how each blade is, headnode blades show BLADE has "
             "its log.",
         )

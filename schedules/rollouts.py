@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from binhost.rings import Ring
 from blades import drained
@@ -16,6 +16,7 @@ from schedules.moving import Asked, promote_once, rollback_once
 from schedules.observer import Observer
 from schedules.progress import Phase, Progress
 from schedules.rollout import BladeReport
+from schedules.runner import utc_now
 from schedules.site import Site
 from schedules.staged import Hands, Staged
 from schedules.waves import Plan, Stage, plan_rollout
@@ -42,6 +43,7 @@ def roll_out_once(
     nodes: str | None,
     *,
     watch: Observer,
+    clock: Callable[[], datetime] = utc_now,
     on_report: Callable[[BladeReport], None] = lambda report: None,
     wait: bool = False,
 ) -> tuple[Progress, list[BladeReport]]:
@@ -59,7 +61,7 @@ def roll_out_once(
     while True:
         try:
             with locked(path, "headnode rollout run"):
-                return _run(site, plan, nodes, watch, on_report)
+                return _run(site, plan, nodes, watch, clock, on_report)
         except BusyError as error:
             if not wait or error.path != path:
                 raise
@@ -81,11 +83,9 @@ def _run(
     plan: Plan,
     nodes: str | None,
     watch: Observer,
+    clock: Callable[[], datetime],
     on_report: Callable[[BladeReport], None],
 ) -> tuple[Progress, list[BladeReport]]:
-    def clock() -> datetime:
-        return datetime.now(UTC)
-
     def promote(stage: Stage, number: int) -> object:
         return promote_once(site, stage.class_name, stage.ring, number, now=clock(), watch=watch)
 

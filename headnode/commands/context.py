@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +20,21 @@ from schedules.site import Site
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was said before the command's name."""
+    """What was said before the command's name.
 
-    config_path: Path | None
+    `clock` is what the schedule goes by, `program` what runs another headnode that goes by it, too.
+    """
+
+    config_path: Path | None = None
+    clock: Callable[[], datetime] = now
+    program: tuple[str, ...] = (sys.executable, "-m", "headnode")
 
     def site(self) -> Site:
         """The configured cluster.
@@ -74,11 +85,6 @@ def warn_if_stale(site: Site) -> None:
     mirror = site.cluster.mirror
     for warning in warnings(site.state, mirror.repos, mirror.stale_h, now()):
         note(f"warning: {warning}")
-
-
-def now() -> datetime:
-    """The time, in UTC."""
-    return datetime.now(UTC)
 
 
 def number_of(site: Site, class_name: str, word: str | None) -> int | None:

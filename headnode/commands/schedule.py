@@ -79,7 +79,8 @@ def run(settings: Settings, job: str, due: datetime | None, as_json: bool) -> in
         Ledger.of(site) as ledger,
         Watcher() as watch,
     ):
-        done = _run(Work(site=site, ledger=ledger, watch=watch), job, due)
+        work = Work(site=site, ledger=ledger, watch=watch, clock=settings.clock)
+        done = _run(work, job, due)
     if done is None:
         note(f"{job} has run for {shown(due)} already.")
         return ExitCode.OK

@@ -11,10 +11,10 @@ import click
 from binhost import nginx
 from binhost.site import Limits
 from config import service
-from config.load import find
 from headnode import daemon
 from headnode.commands.context import Settings
 from headnode.console import say
+from headnode.scheduler import Scheduler
 from schedules.site import Site
 
 SERVICES = {
@@ -45,7 +45,8 @@ def serve(settings: Settings, for_nginx: bool, printed: str | None) -> None:
     elif printed:
         say(SERVICES[printed](program(settings)).rstrip("\n"))
     else:
-        daemon.serve(settings.site, find(settings.config_path).absolute())
+        argv = [*settings.program, "--config", str(settings.path.absolute())]
+        daemon.serve(settings.site, Scheduler(argv, settings.clock))
 
 
 def program(settings: Settings) -> service.Program:
@@ -53,7 +54,7 @@ def program(settings: Settings) -> service.Program:
     site = settings.site()
     return service.Program(
         path=Path(sys.prefix) / "bin/headnode",
-        config=find(settings.config_path).absolute(),
+        config=settings.path.absolute(),
         access_log=site.cluster.serve.access_log,
     )
 

@@ -138,6 +138,23 @@ def test_a_run_that_was_cut_off_is_gone_on_with_by_a_real_daemon(site: Site) -> 
     assert [(step["name"], step["tries"]) for step in done["steps"]] == [("gc", 1), ("tidy", 1)]
 
 
+def test_a_job_stops_when_the_daemon_is_killed_and_is_gone_on_with(site: Site) -> None:
+    was_off_since_yesterday(site)
+    text = Path("cluster.toml").read_text()
+    Path("cluster.toml").write_text(text.replace("jobs = {", "catch_up_h = 30\njobs = {"))
+    folder = site.state / "build/blade"
+    with (
+        locked(folder / ".lock", "somebody"),
+        locked(site.state / "binhost/blade/.lock", "else"),
+        serving() as process,
+    ):
+        eventually(lambda: [len(each["steps"]) for each in history()] == [1])
+        process.kill()
+        eventually(lambda: [each["outcome"] for each in history()] == ["stopped"])
+    with serving():
+        eventually(lambda: [each["outcome"] for each in history()] == ["ok"])
+
+
 def cut_off(site: Site, job: str, at: datetime | None = None) -> int:
     """A run whose process died in its first step, which was done."""
     now = at or datetime.now(UTC)
@@ -155,7 +172,7 @@ def test_a_scheduler_thread_that_died_is_replaced(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scheduler, "_look", lambda self: None)
-    scheduler = Scheduler(Path("cluster.toml").absolute())
+    scheduler = Scheduler([sys.executable, "-m", "headnode"])
     scheduler.watch(site)
     assert scheduler.is_alive()
     inner = scheduler._scheduler
