@@ -236,3 +236,17 @@ def test_named_modules_stay_with_those_that_they_need_and_the_others_go(tmp_path
     assert done.stderr == (
         "died: There is no module ext4: is it built in, or not configured as m?\n"
     )
+
+
+def test_only_what_makes_an_object_goes_through_distcc(tmp_path: Path) -> None:
+    for name in ("distcc", "bin", "T"):
+        (tmp_path / name).mkdir()
+    for name in ("distcc", "bin"):
+        path = tmp_path / name / "gcc-13"
+        path.write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        path.chmod(0o755)
+    both = f'T={tmp_path}/T KERNEL_CC=gcc-13 PATH="{tmp_path}/distcc:{tmp_path}/bin:$PATH"'
+    line = f"{both}; cc=$(headnode-kernel_cc); $cc --version; $cc -O2 -c a.c"
+    assert eclass(line, tmp_path).stdout == "bin --version\ndistcc -O2 -c a.c\n"
+    alone = f'KERNEL_CC=gcc-13 PATH="{tmp_path}/bin:$PATH"; headnode-kernel_cc'
+    assert eclass(alone, tmp_path).stdout == "gcc-13\n"

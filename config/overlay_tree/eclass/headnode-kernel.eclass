@@ -57,17 +57,36 @@ headnode-kernel_is_old() {
 	[[ ! -e scripts/kconfig ]]
 }
 
+# @FUNCTION: headnode-kernel_cc
+# @DESCRIPTION: Prints the compiler for make. distcc 3.4 calls gcc by its CHOST's name, which Kconfig
+# takes for another compiler (CC_VERSION_TEXT, which is in the image): only what makes an object
+# goes through it.
+headnode-kernel_cc() {
+	local first real
+	first=$(type -P "${KERNEL_CC}")
+	real=$(type -aP "${KERNEL_CC}" | grep -v /distcc/ | head -n 1)
+	if [[ ${first} == "${real}" || -z ${real} ]]; then
+		echo "${KERNEL_CC}"
+		return
+	fi
+	printf '#!/bin/sh\ncase " $* " in *" -c "*) exec %s "$@" ;; esac\nexec %s "$@"\n' \
+		"${first}" "${real}" > "${T}/${KERNEL_CC}" || die
+	chmod +x "${T}/${KERNEL_CC}" || die
+	echo "${T}/${KERNEL_CC}"
+}
+
 # @FUNCTION: headnode-kernel_make
 # @USAGE: <targets and arguments>
 # @DESCRIPTION: make in the tree. Portage's ARCH and flags are those of programs, not of kernels.
 headnode-kernel_make() {
-	local name=LOCALVERSION
+	local name=LOCALVERSION cc
 	headnode-kernel_is_old && name=EXTRAVERSION
+	cc=$(headnode-kernel_cc) || die
 	(
 		unset ARCH CFLAGS CPPFLAGS CXXFLAGS LDFLAGS
 		export KBUILD_BUILD_USER=headnode KBUILD_BUILD_HOST=headnode
 		export KBUILD_BUILD_TIMESTAMP="${KERNEL_DATE}"
-		nonfatal emake CC="${KERNEL_CC}" "${name}=${KERNEL_LOCAL}" "${KERNEL_MAKE[@]}" "$@"
+		nonfatal emake CC="${cc}" "${name}=${KERNEL_LOCAL}" "${KERNEL_MAKE[@]}" "$@"
 	) || die "make $* failed"
 }
 
