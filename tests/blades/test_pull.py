@@ -1208,3 +1208,9 @@ def test_a_blade_with_a_package_of_its_own_is_not_like_the_lab_s(blade: Blade) -
     assert blade.pull()["warnings"] == [
         "emerge --update --deep --newuse @world still plans app-editors/vim-9"
     ]
+
+
+def test_a_brief_pull_leaves_it_to_others_what_emerge_still_plans(blade: Blade) -> None:
+    blade.deploy(1)
+    assert blade.pull(0, "--brief")["result"] == "updated"
+    assert PLAN not in blade.calls
