@@ -596,6 +596,7 @@ def test_a_real_kernel_goes_the_whole_way_into_a_blade_s_boot(cluster: Cluster, 
     assert magic.split()[0] == release
 
 
+@pytest.mark.slow  # a ready-made kernel boots in every run: test_boot.py
 def test_it_boots_from_there_with_its_patch(
     cluster: Cluster, small_machine: Callable[[Path], str]
 ) -> None:
