@@ -60,6 +60,10 @@ bench-index: ready-for-tests ## one more package to 10,000, against emaint: 10 m
 bench-distcc: ready-for-tests ## builds with 0, 1, 2, 4 helpers; ARGS=--kernel for Linux; the last line is JSON
 	@$(PY) -P tests/bench/distcc.py $(ARGS)
 
+.PHONY: bench-patch
+bench-patch: ready-for-tests ## a patch to 58 blades against plain emerge; ARGS=--blades=8; the last line is JSON
+	@$(PY) -P tests/bench/patch.py $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: ready-for-tests ## 10,000 simulated pulls against server and ledger; the last line is JSON
 	@$(PY) -P tests/bench/scale.py $(ARGS)

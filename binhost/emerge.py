@@ -224,3 +224,26 @@ def use_argv(cpv: str) -> list[str]:
         *("emerge", *QUIET, "--ignore-default-opts", "--pretend", "--verbose", "--nodeps"),
         *("--usepkg=n", "--getbinpkg=n", f"={cpv}"),
     ]
+
+
+LOGGED = re.compile(
+    r"^(?P<at>\d+):  (?:=== \(\d+ of \d+\) Compiling/\w+ \((?P<begun>[^:]+)::|"
+    r"::: completed emerge \(\d+ of \d+\) (?P<ended>\S+) )"
+)
+
+
+def build_seconds(log: str) -> dict[str, float]:
+    """How long the last build of each `category/name-version` took, from emerge.log. Pure.
+
+    Whole seconds, from its first phase until it was installed and packed. What came as a binary, or
+    failed, is not in it.
+    """
+    begun: dict[str, int] = {}
+    took: dict[str, float] = {}
+    for found in filter(None, map(LOGGED.match, log.splitlines())):
+        if found["begun"]:
+            begun[found["begun"]] = int(found["at"])
+        elif found["ended"] in begun:
+            took.pop(found["ended"], None)  # the newest come last
+            took[found["ended"]] = float(int(found["at"]) - begun.pop(found["ended"]))
+    return took

@@ -107,7 +107,7 @@ class GateReport(Record):
     """What one gate found, in plain words.
 
     `warns` is something that whoever publishes must know although it holds nothing up; `waived` is
-    why it was let through all the same.
+    why it was let through all the same. `seconds`: how long it took to answer.
     """
 
     gate: str
@@ -115,6 +115,7 @@ class GateReport(Record):
     report: str
     warns: bool = False
     waived: str = ""
+    seconds: float = 0.0
 
     @property
     def lets_through(self) -> bool:

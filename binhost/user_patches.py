@@ -76,8 +76,8 @@ def keep(folder: Path, new: Mapping[str, str]) -> None:
         write_atomic(folder / where, text)
 
 
-def drop(folder: Path, atom: str) -> list[str]:
-    """Drop the patches of a package (`category/name[-version]`), or one of them (`…/file`).
+def kept_of(folder: Path, atom: str) -> list[str]:
+    """The patches of a package (`category/name[-version]`), or one of them (`…/file`), by place.
 
     Raises:
         ConfigError: there is none.
@@ -88,6 +88,16 @@ def drop(folder: Path, atom: str) -> list[str]:
         raise ConfigError(
             f"There is no patch {atom}.", remedy=f"There is {', '.join(known) or 'none'}."
         )
+    return found
+
+
+def drop(folder: Path, atom: str) -> list[str]:
+    """Drop the patches that `kept_of` finds, and give their places.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = kept_of(folder, atom)
     for where in found:
         (folder / where).unlink()
     return found

@@ -1,9 +1,10 @@
 """Bring this blade to what its ring has. Started on blades as /usr/local/sbin/headnode-pull.
 
-    headnode-pull [--now] [--confirm] [--report]
+    headnode-pull [--now] [--confirm] [--report] [--brief]
                                         pull; --now: whatever would put it off; --confirm: the
                                         headnode will confirm it (blades.deadman); --report: tell
-                                        the headnode, which did not ask for it (blades.report)
+                                        the headnode, which did not ask for it (blades.report);
+                                        --brief: who started it asks what emerge still plans
     headnode-pull --trees               bring the trees alone, for plain emerge on a new blade
     headnode-pull status                say what the blade is at
     headnode-pull health                run the health commands of what was applied
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CLOCK_SKEW_S = 300.0
-OPTIONS = {"--now": "now", "--confirm": "confirm", "--report": "report", "--trees": "trees"}
+OPTIONS = {f"--{word}": word for word in ("brief", "confirm", "now", "report", "trees")}
 
 
 class Stopped(BaseException):

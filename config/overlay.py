@@ -5,6 +5,8 @@
     <state>/overlay/                     the repository `headnode`, mirrored like any other
         profiles/, metadata/, eclass/    shipped (config/overlay_tree)
         sys-kernel/headnode-<flavour>/   one ebuild: the flavour's present revision
+        sys-kernel/tree-<flavour>/       what modules of one's own are built against, in the builder
+        virtual/dist-kernel/             the kernel as those modules' packages name it
         sys-cluster/openmosix-map/       /etc/openmosix.map
         sys-cluster/openmosix-user/      openMosix's tools, where their archive is at hand
 
@@ -88,6 +90,11 @@ def kernel_package(flavour: str) -> str:
     return f"{KERNELS}/headnode-{flavour}"
 
 
+def tree_package(flavour: str) -> str:
+    """The package of what modules of one's own are built against."""
+    return f"{KERNELS}/tree-{flavour}"
+
+
 def with_overlay(cluster: Cluster) -> Cluster:
     """The cluster with the overlay among its repositories, where a class has a kernel.
 
@@ -137,6 +144,31 @@ def overlay_files(
         files |= {f"{folder}/files/{name}": content for name, content in with_it.items()}
         if revision.dists:
             files[f"{folder}/Manifest"] = manifest(revision.dists).encode()
+    # One flavour is what a virtual can stand for: its version is the kernel's.
+    [*known] = filter(None, kernels.values())
+    if len(kernels) == len(known) == 1:
+        files |= _modules_packages(*known[0])
+    return files
+
+
+def _modules_packages(revision: Revision, with_it: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What packages of modules need: the tree to build against, and the virtual. Pure.
+
+    They depend on `virtual/dist-kernel:=`, whose sub-slot is the revision: a new kernel makes
+    emerge build them anew, as it does what links to a library that moved. Gentoo's
+    linux-mod-r1.eclass does so with USE=dist-kernel.
+    """
+    folder, version = tree_package(revision.flavour), f"{revision.version}-r{revision.number}"
+    text = ebuild(revision, part="tree")
+    files = {
+        f"{folder}/{folder.partition('/')[2]}-{version}.ebuild": text.encode(),
+        f"virtual/dist-kernel/dist-kernel-{version}.ebuild": VIRTUAL.format(
+            version=version, kernel=revision.package, tree=f"{folder}-{version}"
+        ).encode(),
+        **{f"{folder}/files/{name}": content for name, content in with_it.items()},
+    }
+    if revision.dists:
+        files[f"{folder}/Manifest"] = manifest(revision.dists).encode()
     return files
 
 
@@ -182,9 +214,13 @@ def about(revision: Revision) -> str:
     return json.dumps(said, indent=1) + "\n"
 
 
-def ebuild(revision: Revision) -> str:
-    """The ebuild of a kernel: the eclass does the work, these are its values."""
+def ebuild(revision: Revision, part: str = "image") -> str:
+    """The ebuild of a kernel: the eclass does the work, these are its values.
+
+    `part` is `image`, or `tree` for what modules of one's own are built against.
+    """
     values = {
+        "KERNEL_PART": part,
         "KERNEL_RELEASE": revision.release,
         "KERNEL_LOCAL": revision.local,
         "KERNEL_ARCHIVE": revision.archive,
@@ -209,12 +245,28 @@ def ebuild(revision: Revision) -> str:
     ]
     if revision.sources_atom:
         lines.append(f'BDEPEND+=" {revision.sources_atom}"')
+    if part == "tree":
+        lines.append(f'BDEPEND+=" ={revision.package}"')
     return "\n".join(lines) + "\n"
 
 
 def _words(words: Sequence[str]) -> str:
     return "".join(f" {shlex.quote(word)}" for word in words) + (" " if words else "")
 
+
+VIRTUAL = """\
+# Rendered by headnode: changes here are lost.
+EAPI=8
+
+DESCRIPTION="The kernel of this cluster's blades, for packages of modules"
+HOMEPAGE="https://www.kernel.org/"
+S="${{WORKDIR}}"
+LICENSE="metapackage"
+SLOT="0/{version}"
+KEYWORDS="amd64 x86"
+RDEPEND="={kernel}"
+BDEPEND="={tree}"
+"""
 
 # The set @blade names the package before there is one: a sync has to go through all the same.
 UNBUILT = """\

@@ -28,6 +28,7 @@ PKGDIR = "/var/cache/binpkgs"
 DISTDIR = "/var/cache/distfiles"
 LOGDIR = "/var/log/portage"
 RUN = "/run/portage"  # PORTAGE_RUN_PATH of portage.const
+BASHRC = f"{ETC}/bashrc"
 # Inside the builder: the mirror's distfiles (GLEP 75), which Portage takes as a local mirror, and
 # an index of the pool, so that what was built once is not built again.
 BUILDER_MIRROR = "/var/cache/headnode/distfiles"
@@ -146,6 +147,10 @@ def _class_files(cls: Class, atoms: Sequence[str]) -> dict[str, str]:
         f"{ETC}/package.mask/headnode": _lines(cls.package_mask),
         SET_PATH: set_text(atoms),
     }
+
+
+def _check_of_modules() -> str:
+    return Path(__file__).with_name("modules.bashrc").read_text()
 
 
 def _profile_link(cluster: Cluster, cls: Class) -> dict[str, str]:
@@ -276,6 +281,7 @@ def builder_files(
             **_class_files(cls, atoms),
             **_trust_files(keyring),
             **{f"{PATCHES}/{where}": text for where, text in patches.items()},
+            **({BASHRC: _check_of_modules()} if cls.kernel else {}),
         },
         links=_profile_link(cluster, cls),
     )

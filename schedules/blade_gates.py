@@ -6,6 +6,7 @@ It goes the way that the ring's blades are about to go.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,9 +117,12 @@ class Examination:
         smoke, pulled = self._smoke(trial)
         self.watch.say("Resolving the whole set from binaries alone")
         root = root_libraries.sonames(self.ground.root, self.move.entries.values())
-        yield from examine.closure_and_soname(trial.run, trial.run_with_ebuilds, self.move, root)
-        yield smoke
-        yield examine.converged(trial.run)
+        with ThreadPoolExecutor(max_workers=1) as beside:  # neither changes anything
+            converged = beside.submit(examine.converged, trial.run)
+            run = trial.run, trial.run_with_ebuilds
+            yield from examine.closure_and_soname(*run, self.move, root)
+            yield smoke
+            yield converged.result()
         yield (
             self._way_back(trial)
             if pulled

@@ -6,6 +6,7 @@ a lab (`schedules.blade_gates`), which is imported when one of them is asked.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,9 +35,11 @@ def gates_of(site: Site, *, waivers: Waivers, now: datetime, watch: Observer) ->
 
     def ask(move: Move) -> Iterable[GateReport]:
         examination = _Examination(site=site, move=move, waivers=waivers, now=now, watch=watch)
+        started = time.monotonic()
         for report in examination.reports():
             watch.say(f"{report.gate}: {verdict(report, waivers)}. {report.report}")
-            yield report
+            yield report.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
+            started = time.monotonic()
 
     return ask
 

@@ -23,7 +23,7 @@ from config.portage import BUILDER_MIRROR
 from headnode.errors import BuildError, ConfigError
 from headnode.files import locked
 from headnode.node import Bind, Node
-from mirror import distfiles, tree
+from mirror import distfiles, sets, tree
 from mirror.layout import path_of
 from mirror.wanted import Package, plan
 from schedules.cycle import build_once, newest_set
@@ -87,8 +87,12 @@ def kernel_once(
     patches: Patches,
     now: datetime,
     watch: Observer,
+    trees: str | None = None,
 ) -> KernelBuilt:
     """Build the kernel of a flavour for a class, if anything that it is made of changed.
+
+    `trees` is the snapshot set that it is built from, but for the overlay, so that nothing else
+    comes along; None: the newest.
 
     Raises:
         ConfigError: no such flavour, the class boots another, or one of its files is not there or
@@ -101,12 +105,28 @@ def kernel_once(
     site.require_space()
     shelf = Shelf.of(site.state, name)
     with locked(site.state / "kernels" / ".lock", "headnode kernel build"):
-        revision, new = _revise(site, class_name, recipe, shelf, patches, now, watch)
+        revision, new = _revise(site, class_name, recipe, shelf, patches, now, watch, trees)
         _sync_overlay(site, now)
+        snapshots = _set_of(site, trees)
     if new:
         watch.say(f"{revision.package} is new: it will be {revision.release}")
-    result = build_once(site, class_name, watch=watch)
+    result = build_once(site, class_name, watch=watch, snapshots=snapshots)
     return KernelBuilt(revision=revision, new=new, build=result)
+
+
+def set_of_ring(site: Site, class_name: str, ring: str | None) -> str | None:
+    """The snapshot set that a ring (None: the first) has; None if it has nothing yet."""
+    current = site.binhost(class_name).ring(site.ring(class_name, ring)).current()
+    return current.snapshots if current else None
+
+
+def _set_of(site: Site, trees: str | None) -> str:
+    """The snapshot set `trees` with the overlay as it is now."""
+    newest = newest_set(site)
+    if trees is None:
+        return newest
+    overlay = sets.read_set(site.state, newest)[OVERLAY]
+    return sets.write_set(site.state, {**sets.read_set(site.state, trees), OVERLAY: overlay})
 
 
 def _require_booted(site: Site, class_name: str, name: str) -> None:
@@ -134,13 +154,14 @@ def _revise(
     patches: Patches,
     now: datetime,
     watch: Observer,
+    trees: str | None,
 ) -> tuple[Revision, bool]:
     """The flavour's revision, kept, and whether it is a new one."""
     kept = shelf.kept()
     found = gather(site, recipe, shelf, kept, patches)
     if tree.current_snapshot(site.state, OVERLAY) is None:
         _sync_overlay(site, now)
-    worked = _work_out(site, class_name, recipe, kept, found, watch)
+    worked = _work_out(site, class_name, _set_of(site, trees), recipe, kept, found, watch)
     if worked is None and kept.present:
         return kept.present, False
     assert worked is not None  # noqa: S101 (nothing is unchanged that was never there)
@@ -172,10 +193,16 @@ class Worked:
 
 
 def _work_out(
-    site: Site, class_name: str, recipe: Recipe, kept: Kept, found: Found, watch: Observer
+    site: Site,
+    class_name: str,
+    snapshots: str,
+    recipe: Recipe,
+    kept: Kept,
+    found: Found,
+    watch: Observer,
 ) -> Worked | None:
     """Patch and configure a flavour in the class's builder; None where it is as it was."""
-    shop = site.workshop(class_name, newest_set(site))
+    shop = site.workshop(class_name, snapshots)
     work = shop.folder / "kernel"
     work.mkdir(parents=True, exist_ok=True)
     bind = Bind(source=work, target=kernels.WORK, writable=True)

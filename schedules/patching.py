@@ -21,8 +21,9 @@ from binhost.publish import Published
 from binhost.records import BuildResult, Generation
 from binhost.user_patches import drop, keep, put_back, read_patches
 from config.portage import PATCHES, Rendered
-from headnode.errors import BuildError, ConfigError
+from headnode.errors import BuildError, ConfigError, MirrorError
 from headnode.files import locked
+from headnode.gentoo import split_cpv
 from headnode.process import last_lines
 from schedules.cycle import build_once
 from schedules.moving import Asked, publish_once
@@ -78,6 +79,15 @@ def find_target(site: Site, class_name: str, atom: str, ring: str | None) -> Tar
 
 def _packages(generation: Generation) -> list[str]:
     return [cpv_of_name(name) for name in generation.packages]
+
+
+def package_of(where: str) -> str:
+    """The package, `category/name`, that a kept patch is for: by its place. Pure."""
+    folder = str(PurePosixPath(where).parent)
+    try:
+        return split_cpv(folder)[0]
+    except MirrorError:  # it has no version
+        return folder
 
 
 def try_patches(site: Site, class_name: str, target: Target, new: Mapping[str, str]) -> None:
@@ -137,11 +147,13 @@ def patch_once(
     folder = site.patches(class_name)
     before = read_patches(folder)
     keep(folder, new)
+    watch.say(f"Building {target.cpv}")
     try:
         result = build_once(site, class_name, watch=watch, snapshots=target.snapshots)
     except BuildError:
         put_back(folder, before)
         raise
+    watch.say("Publishing it")
     return result, publish_once(site, class_name, ring, now=now, asked=asked, watch=watch)
 
 
@@ -164,7 +176,7 @@ def drop_once(
     folder = site.patches(class_name)
     before = read_patches(folder)
     gone = drop(folder, atom)
-    package = str(PurePosixPath(gone[0]).parent)
+    package = package_of(gone[0])
     current = site.binhost(class_name).ring(site.ring(class_name, ring)).current()
     snapshots = current.snapshots if current else None
     watch.say(f"Building {package} without {len(gone)} patches")

@@ -257,7 +257,7 @@ class Trial:
         )
         limit = self.ground.site.cluster.publish.pull_timeout_s
         try:
-            done = self.run([PULL], timeout_s=limit)
+            done = self.run([PULL, "--brief"], timeout_s=limit)
         except CommandError as error:
             outcome = Outcome(blade=self._name, code=None, output=error.tail, seconds=limit)
         else:

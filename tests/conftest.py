@@ -1,7 +1,9 @@
 """What several tests share: a rehearsal that is up, and the promise that nothing skips unseen."""
 
 import signal
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,34 @@ def running(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterato
     with rehearsal.running(folder, 3, cache=tarballs) as up:
         rehearsal.start_headnode(up)
         yield up
+
+
+HELPER, HELPER_LOG = "distccd", "/var/log/distccd.log"  # Debian's user
+# /etc/init.d/distccd of sys-devel/distcc: --user, --daemon and --no-detach are the script's own.
+DISTCCD = f"""
+. /etc/conf.d/distccd
+: > {HELPER_LOG}
+chown {HELPER} {HELPER_LOG}
+exec "$DISTCCD_EXEC" --user distcc --daemon --no-detach \\
+	${{2:-$DISTCCD_OPTS}} --log-file {HELPER_LOG}
+"""
+
+
+@pytest.fixture(scope="session")
+def start_distccd() -> Callable[..., None]:
+    """Starts distccd on a blade as its init script does, and waits for it; it ends with the blade.
+
+    `allow` is a network that it takes jobs from, in place of what the blade's settings say.
+    """
+
+    def start(up: Rehearsal, blade: str, allow: str = "") -> None:
+        options = f"--user {HELPER} --log-level notice --allow {allow}" if allow else ""
+        argv = up.lab.node(blade).argv(["sh", "-c", DISTCCD, "distccd", blade, options])
+        subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+        listening = ["grep", "--quiet", f":{3632:04X} 00000000:0000", "/proc/net/tcp"]
+        node, deadline = up.lab.node(blade), time.monotonic() + 120
+        while node.run(listening, timeout_s=60, check=False).code:
+            assert time.monotonic() < deadline, blade
+            time.sleep(0.05)
+
+    return start

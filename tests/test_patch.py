@@ -1,6 +1,7 @@
 """The fast lane: one command from a patch file to every blade, and back. In a lab of 3 blades."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,24 @@ def test_a_package_that_the_ring_has_not_is_refused(running: Rehearsal, first_ni
     )
 
 
+TOOK = r"\d+ (s|min)"
+ETA = (
+    rf"ETA: \d\d:\d\d:\d\d UTC, in {TOOK}, if all takes as long as last time "
+    rf"\(build {TOOK}, gates {TOOK}, ring canary {TOOK}, ring fleet {TOOK}\)\."
+)
+
+
+def test_a_plan_comes_first_with_an_eta_and_a_dry_run_is_only_that(
+    running: Rehearsal, first_night: str
+) -> None:
+    patch = write_patch(running)
+    done = running.headnode("patch", ATOM, str(patch), "--rollout", "--dry-run")
+    *steps, eta = done.errors.splitlines()
+    assert [line.strip()[:2] for line in steps] == ["1.", "2.", "3.", "4.", "5."]
+    assert re.fullmatch(ETA, eta)
+    assert json.loads(running.headnode("patch", "--list", "--json").output) == []
+
+
 def test_a_patch_reaches_every_blade_with_one_command(running: Rehearsal, first_night: str) -> None:
     name, _, _ = source_line(running, OLD)
     patch = write_patch(running)
@@ -112,7 +131,15 @@ def test_a_night_after_it_builds_nothing_and_plain_emerge_is_content(
 def test_a_patch_that_is_dropped_is_out_of_the_next_generation(
     running: Rehearsal, first_night: str
 ) -> None:
-    running.headnode("patch", ATOM, "--drop", "--rollout")
+    done = running.headnode("patch", ATOM, "--drop", "--rollout", "--json")
+    assert done.errors.splitlines()[:2] == [
+        "  1. drop sys-apps/bladeinfo/fix.patch",
+        "  2. build sys-apps/bladeinfo and what it has built anew, from the same tree",
+    ]
+    assert re.fullmatch(ETA, done.errors.splitlines()[5])
+    said = json.loads(done.output)
+    assert (said["rollout"], {each["result"] for each in said["blades"]}) == ("done", {"updated"})
+    assert said["published"]["generation"]["number"] == 3
     for blade in ("blade01", "blade02", "blade03"):
         assert says(running, blade) == first_night
     gone = running.headnode("patch", ATOM, "--drop", check=False)

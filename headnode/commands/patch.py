@@ -6,16 +6,15 @@ from pathlib import Path
 
 import click
 
-from binhost.user_patches import list_patches, read_new
-from blades.inventory import all_blades
+from binhost.user_patches import kept_of, list_patches, read_new
 from headnode.commands.context import Settings, chosen_class, class_option, json_option, now
+from headnode.commands.onward import go_on, show_plan
 from headnode.commands.rings import asked_options
-from headnode.commands.rings import show as show_published
-from headnode.commands.rollout import exit_code, recorded, show_reports
-from headnode.console import Watcher, note, say, show_json, table
+from headnode.console import Watcher, show_json, table
 from headnode.errors import ExitCode
+from schedules.forecast import forecast
 from schedules.moving import Asked
-from schedules.patching import Target, drop_once, find_target, patch_once
+from schedules.patching import drop_once, find_target, package_of, patch_once
 from schedules.site import Site
 
 
@@ -58,28 +57,32 @@ def patch(
         return ExitCode.OK
     if atom is None or bool(files) == drops:
         raise click.UsageError("Name a package and patches, or a package and --drop, or --list.")
+    first = site.ring(name, ring)
     with Watcher() as watch:
         if drops:
-            gone, published = drop_once(site, name, atom, ring, now=now(), asked=asked, watch=watch)
-            note(f"Dropped {', '.join(gone)}")
+            gone = kept_of(site.patches(name), atom)
+            package = package_of(gone[0])
+            build = f"build {package} and what it has built anew, from the same tree"
+            steps = [f"drop {', '.join(gone)}", build]
         else:
             target = find_target(site, name, atom, ring)
+            package = target.package
             new = {f"{target.folder}/{file}": text for file, text in read_new(files).items()}
-            for line in plan(site, name, target, list(new), ring, rolls):
-                note(line)
-            if dry_run:
-                return ExitCode.OK
+            steps = [
+                f"try {', '.join(new)} on {target.cpv}, which generation {target.generation} has",
+                f"build {target.cpv} and what it has built anew, from the same tree",
+            ]
+        eta = forecast(site, name, package, first, rolls=rolls)
+        show_plan(site, name, first, steps, eta, rolls=rolls)
+        if dry_run:
+            return ExitCode.OK
+        if drops:
+            _, published = drop_once(site, name, atom, ring, now=now(), asked=asked, watch=watch)
+        else:
             _, published = patch_once(
                 site, name, target, new, ring, now=now(), asked=asked, watch=watch
             )
-        show_published(published, as_json)
-        if not rolls:
-            return ExitCode.OK
-        done, reports = recorded(site, None, watch=watch)
-    show_reports(reports)
-    if done.why:
-        say(f"The rollout {done.phase}: {done.why}")
-    return exit_code(reports)
+        return go_on(site, published, rolls=rolls, as_json=as_json, watch=watch)
 
 
 def _list(site: Site, class_name: str, as_json: bool) -> None:
@@ -88,25 +91,3 @@ def _list(site: Site, class_name: str, as_json: bool) -> None:
         show_json(known)
     else:
         table(("patch", "changes"), ((each.where, ", ".join(each.files)) for each in known))
-
-
-def plan(
-    site: Site, class_name: str, target: Target, new: list[str], ring: str | None, rolls: bool
-) -> list[str]:
-    """What is going to be done, a line a step. Pure."""
-    first = site.ring(class_name, ring)
-    steps = [
-        f"try {', '.join(new)} on {target.cpv}, which generation {target.generation} has",
-        f"build {target.cpv} and what it has built anew, from the same tree",
-        f"pass the gates, and put the new generation in front of the ring {first}",
-    ]
-    for name in rings_from(site, class_name, first) if rolls else ():
-        count = sum(each.ring == name for each in all_blades(site.cluster))
-        steps.append(f"have the {count} blades of the ring {name} pull it")
-    return [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
-
-
-def rings_from(site: Site, class_name: str, first: str) -> list[str]:
-    """The rings of a class from `first` on. Pure."""
-    names = list(site.klass(class_name).rings)
-    return names[names.index(first) :]

@@ -104,6 +104,17 @@ class Ledger:
         with self.store.reading() as connection:
             return runs.read_runs(connection, headnode, job=job, most=most)
 
+    def update_seconds(self, most: int = 1000) -> dict[str, float]:
+        """How long the last update of each blade took, by name, as far back as `most` updates.
+
+        Raises:
+            LedgerError: it cannot be read.
+        """
+        if self.store.is_new:
+            return {}
+        with self.store.reading() as connection:
+            return pulls.read_seconds(connection, most)
+
     def count_reports(self) -> int:
         """How many reports are kept.
 

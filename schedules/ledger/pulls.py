@@ -222,6 +222,17 @@ def _report(row: RowMapping) -> KeptReport:
     return KeptReport(changes=tuple(row["changes"]), **fields)
 
 
+def read_seconds(connection: Connection, most: int) -> dict[str, float]:
+    """How long each blade's last update took, from the newest `most` of them all."""
+    query = select(reports.c.blade, reports.c.seconds)
+    query = query.where(reports.c.result == Result.UPDATED.value)
+    query = query.order_by(reports.c.at.desc(), reports.c.id.desc()).limit(most)
+    found: dict[str, float] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.blade, row.seconds)
+    return found
+
+
 def count_reports(connection: Connection) -> int:
     """How many reports are kept."""
     return int(connection.execute(select(func.count()).select_from(reports)).scalar_one())

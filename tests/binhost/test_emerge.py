@@ -8,6 +8,7 @@ from binhost.emerge import (
     Kind,
     Step,
     build_argv,
+    build_seconds,
     explain_no_plan,
     lacking,
     parse_failures,
@@ -144,3 +145,11 @@ def test_variables_are_those_that_have_a_value() -> None:
 
 def test_a_variable_of_several_lines_becomes_one_line_of_the_index() -> None:
     assert parse_variables("USE='a\n b\t c'\nX=1\n", ("USE",)) == {"USE": "a b c"}
+
+
+def test_how_long_builds_took_is_read_from_emerge_s_own_log_but_for_those_that_failed() -> None:
+    assert build_seconds(said("emerge-log")) == {
+        "sys-apps/nodekeys-1.0": 4.0,
+        "sys-kernel/headnode-old-2.4.99-r2": 7.0,
+        "sys-kernel/headnode-old-2.4.99-r3": 6.0,
+    }

@@ -123,12 +123,14 @@ class Blade:
         sequence: int,
         packages: list[str] = PACKAGES,
         blade: dict[str, Any] | None = None,
+        gates: list[dict[str, Any]] | None = None,
         **more: object,
     ) -> None:
         """Put a deployment in front of the ring; `blade` is what its blade.json says."""
         folder = self.site / "deployments" / str(sequence)
         folder.mkdir(parents=True, exist_ok=True)
-        generation = json.dumps({"number": sequence + 10, "packages": dict.fromkeys(packages)})
+        known = {"number": sequence + 10, "packages": dict.fromkeys(packages)}
+        generation = json.dumps({**known, "gates": gates or []})
         files = {"generation.json": generation, "Packages": f"index of {sequence}\n"}
         if blade is not None:
             files["blade.json"] = json.dumps(blade)
@@ -1179,3 +1181,36 @@ def test_a_pull_without_news_takes_next_to_nothing(blade: Blade) -> None:
     loaded = set((blade.folder / "loaded").read_text().split())
     heavy = {"subprocess", "urllib.request", "http.client", "email", "ssl", "dataclasses", "typing"}
     assert loaded & {*heavy, "tempfile", "shutil", "blades.update", "blades.merging"} == set()
+
+
+@pytest.mark.parametrize(
+    ("gate", "asked"),
+    [
+        ({"gate": "converged", "passed": True}, False),
+        ({"gate": "converged", "passed": False, "waived": "why"}, True),
+        ({"gate": "smoke", "passed": True}, True),
+    ],
+)
+def test_what_emerge_still_plans_is_not_asked_where_a_lab_blade_just_like_it_was(
+    blade: Blade, gate: dict[str, Any], asked: bool
+) -> None:
+    blade.deploy(1, gates=[gate])
+    blade.pull()
+    assert (PLAN in blade.calls) is asked
+
+
+def test_a_blade_with_a_package_of_its_own_is_not_like_the_lab_s(blade: Blade) -> None:
+    world = blade.folder / "root/var/lib/portage/world"
+    world.parent.mkdir(parents=True)
+    world.write_text("app-editors/vim\n")
+    blade.deploy(1, gates=[{"gate": "converged", "passed": True}])
+    blade.emerge_does(INSTALL, plan="echo '[binary     U ] app-editors/vim-9 [8]'")
+    assert blade.pull()["warnings"] == [
+        "emerge --update --deep --newuse @world still plans app-editors/vim-9"
+    ]
+
+
+def test_a_brief_pull_leaves_it_to_others_what_emerge_still_plans(blade: Blade) -> None:
+    blade.deploy(1)
+    assert blade.pull(0, "--brief")["result"] == "updated"
+    assert PLAN not in blade.calls

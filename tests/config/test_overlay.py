@@ -39,6 +39,7 @@ def test_a_kernel_s_ebuild_says_what_it_is_made_of() -> None:
         f"# key {'k' * 64}\n"
         "EAPI=8\n"
         "\n"
+        "KERNEL_PART=image\n"
         "KERNEL_RELEASE=6.1.192-site-r3\n"
         "KERNEL_LOCAL=-site-r3\n"
         "KERNEL_ARCHIVE=linux-6.1.tar.xz\n"
@@ -84,6 +85,51 @@ def test_the_overlay_has_each_kernel_and_stands_in_for_one_that_was_never_built(
         in (files["sys-kernel/headnode-blade/headnode-blade-0.ebuild"])
     )
     assert files["metadata/layout.conf"].startswith(b"masters = gentoo\nrepo-name = headnode\n")
+
+
+def test_packages_of_modules_have_a_virtual_whose_sub_slot_is_the_kernel_s_revision() -> None:
+    cluster = from_values({"classes": {"blade": {"kernel": "site"}}})
+    files = overlay_files(cluster, {"site": (REVISION, {"6.1.192-r3.config": b"CONFIG_A=y\n"})})
+    virtual = files["virtual/dist-kernel/dist-kernel-6.1.192-r3.ebuild"].decode()
+    assert 'SLOT="0/6.1.192-r3"\n' in virtual
+    assert 'RDEPEND="=sys-kernel/headnode-site-6.1.192-r3"\n' in virtual
+    assert 'BDEPEND="=sys-kernel/tree-site-6.1.192-r3"\n' in virtual
+    tree = files["sys-kernel/tree-site/tree-site-6.1.192-r3.ebuild"].decode()
+    assert "KERNEL_PART=tree\n" in tree
+    assert 'BDEPEND+=" =sys-kernel/headnode-site-6.1.192-r3"\n' in tree
+    for name in ("Manifest", "files/6.1.192-r3.config"):
+        same = files[f"sys-kernel/headnode-site/{name}"]
+        assert files.get(f"sys-kernel/tree-site/{name}") == same
+    # With several flavours there is no one kernel that it could stand for.
+    assert not [name for name in overlay() if "dist-kernel" in name or "tree-" in name]
+
+
+def bashrc(image: Path) -> subprocess.CompletedProcess[str]:
+    """Run the builder's hook on what a package installs."""
+    hook = Path(SHIPPED.parent, "modules.bashrc")
+    script = f'die() {{ echo "died: $*" >&2; exit 1; }}; . "{hook}"; post_src_install'
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return subprocess.run(
+        ["bash", "-c", script],
+        env={"PATH": path, "ED": f"{image}/"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_whatever_installs_a_module_installs_it_for_the_kernel_in_whose_folder_it_lies(
+    tmp_path: Path,
+) -> None:
+    assert bashrc(tmp_path).stderr == ""
+    module(tmp_path / "lib/modules/6.1.192-site-r3/extra/good.ko", "6.1.192-site-r3 SMP ")
+    module(tmp_path / "usr/lib/modules/6.1.1/good.ko", "6.1.1 SMP ")
+    assert bashrc(tmp_path).stderr == ""
+    module(tmp_path / "lib/modules/6.1.192-site-r3/extra/bad.ko", "6.1.192-site-r2 SMP ")
+    done = bashrc(tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "died: Modules of another kernel than 6.1.192-site-r3: bad.ko (6.1.192-site-r2)\n",
+    )
 
 
 def test_the_map_is_a_package_whose_version_is_its_content() -> None:
@@ -190,3 +236,17 @@ def test_named_modules_stay_with_those_that_they_need_and_the_others_go(tmp_path
     assert done.stderr == (
         "died: There is no module ext4: is it built in, or not configured as m?\n"
     )
+
+
+def test_only_what_makes_an_object_goes_through_distcc(tmp_path: Path) -> None:
+    for name in ("distcc", "bin", "T"):
+        (tmp_path / name).mkdir()
+    for name in ("distcc", "bin"):
+        path = tmp_path / name / "gcc-13"
+        path.write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        path.chmod(0o755)
+    both = f'T={tmp_path}/T KERNEL_CC=gcc-13 PATH="{tmp_path}/distcc:{tmp_path}/bin:$PATH"'
+    line = f"{both}; cc=$(headnode-kernel_cc); $cc --version; $cc -O2 -c a.c"
+    assert eclass(line, tmp_path).stdout == "bin --version\ndistcc -O2 -c a.c\n"
+    alone = f'KERNEL_CC=gcc-13 PATH="{tmp_path}/bin:$PATH"; headnode-kernel_cc'
+    assert eclass(alone, tmp_path).stdout == "gcc-13\n"

@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ CUT_OFF = (
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterator[Rehearsal]:
+def lab(
+    tmp_path_factory: pytest.TempPathFactory, tarballs: Path, start_distccd: Callable[..., None]
+) -> Iterator[Rehearsal]:
     """A lab whose 8 blades are all to help; only some of them can."""
     folder = tmp_path_factory.mktemp("lab")
     more = tables(["app-text/tree", "app-misc/apart", "app-misc/spread"])
@@ -79,13 +81,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterator[Re
 
 
 USER, LOG = "distccd", "/var/log/distccd.log"  # Debian's user
-# /etc/init.d/distccd of sys-devel/distcc: --user, --daemon and --no-detach are the script's own.
-START = f"""
-. /etc/conf.d/distccd
-: > {LOG}
-chown {USER} {LOG}
-exec "$DISTCCD_EXEC" --user distcc --daemon --no-detach ${{2:-$DISTCCD_OPTS}} --log-file {LOG}
-"""
 
 
 def tables(packages: list[str], helpers: str = "blade[01-08]", **distcc: Any) -> dict[str, Any]:
@@ -104,16 +99,6 @@ def configure(lab: Rehearsal, more: dict[str, Any]) -> None:
     """Write cluster.toml anew."""
     values = {**rehearsal.values(lab.lab.folder, COUNT), **more}
     lab.config.write_text(template.render(values))
-
-
-def start_distccd(lab: Rehearsal, blade: str, allow: str = "") -> None:
-    """Start distccd on a blade as its init script does; it ends with the blade."""
-    options = f"--user {USER} --log-level notice --allow {allow}" if allow else ""
-    argv = lab.lab.node(blade).argv(["sh", "-c", START, "distccd", blade, options])
-    subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
-    listening = ["grep", "--quiet", f":{3632:04X} 00000000:0000", "/proc/net/tcp"]
-    node = lab.lab.node(blade)
-    assert until(lambda: node.run(listening, timeout_s=30, check=False).code == 0), blade
 
 
 def put(lab: Rehearsal, blade: str, path: str, script: str) -> None:

@@ -7,6 +7,7 @@ Linux 2.4 that compiles in a second (tests/data/kernel), and the end with a real
 import difflib
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -23,6 +24,7 @@ from config.load import atoms_of, load
 from config.model import Loader
 from headnode import rehearsal
 from headnode.rehearsal import Rehearsal
+from mirror.sets import read_set
 from mirror.upstream import metadata
 from schedules.site import Site
 
@@ -82,11 +84,16 @@ class Cluster:
 
     def boots(self, flavour: str) -> None:
         """Set the class's kernel."""
-        lines = self.up.config.read_text().splitlines()
-        lines = [
-            f'kernel = "{flavour}"' if each.startswith("kernel = ") else each for each in lines
-        ]
-        self.up.config.write_text("\n".join(lines) + "\n")
+        self.set("kernel", flavour)
+
+    def set(self, option: str, value: object) -> None:
+        """Set an option of cluster.toml that is there, and only once."""
+        text = self.up.config.read_text()
+        line = f"{option} = {json.dumps(value)}"
+        pattern = rf"^{option} = (\[[^]]*\]|.*)$"  # an array may be on several lines
+        written, count = re.subn(pattern, line, text, flags=re.MULTILINE)
+        assert count == 1, option
+        self.up.config.write_text(written)
 
     def ask(self, *words: str) -> Any:
         return json.loads(self.up.headnode(*words, "--json").output)
@@ -99,6 +106,12 @@ class Cluster:
         done = self.up.headnode(*words, check=False)
         errors = "\n".join(line for line in done.errors.splitlines() if "warning" not in line)
         return done.code, errors.replace(str(self.up.lab.folder), "<lab>")
+
+    def trees(self) -> dict[str, str]:
+        """The snapshots that the first ring has, by repository."""
+        state = self.up.lab.folder / "state"
+        current = state / "binhost/blade/rings/canary/current/deployment.json"
+        return read_set(state, json.loads(current.read_text())["snapshots"])
 
     def on(self, blade: str, line: str) -> str:
         return self.up.lab.node(blade).run(["sh", "-c", line], timeout_s=600).output.strip()
@@ -124,7 +137,9 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("kernels")
-    with rehearsal.running(folder, len(BLADES), cache=tarballs) as up:
+    # More jobs than cores, so that make's -l holds nothing back where other things are at work.
+    more = {"build": {"jobs": 8}}
+    with rehearsal.running(folder, len(BLADES), cache=tarballs, more=more) as up:
         text = up.config.read_text()
         for before, after in (
             ('packages = ["cluster-meta/blade"]', 'packages = ["sys-apps/nodekeys"]'),
@@ -287,6 +302,61 @@ def test_it_is_published_and_pulled_into_every_blade_s_boot_and_a_reboot_is_due(
         assert json.loads(cluster.on(blade, "headnode-kernel")) == report["kernels"]
 
 
+# As any package of modules is made: against what lies in /usr/src/linux, for whose release it is.
+MODULE = """\
+EAPI=8
+DESCRIPTION="A module of one's own"
+HOMEPAGE="https://blades.example/"
+S="${WORKDIR}"
+LICENSE="GPL-2"
+SLOT="0"
+KEYWORDS="amd64"
+RESTRICT="strip"
+RDEPEND="virtual/dist-kernel:="
+DEPEND="${RDEPEND}"
+src_compile() {
+	cp "${FILESDIR}"/{own.c,Makefile} . || die
+	local tree=/usr/src/linux
+	emake -C "${tree}" $(<"${tree}/headnode.make") M="${S}" modules
+}
+src_install() {
+	local tree=$(readlink -f /usr/src/linux) file=own.ko
+	[[ -e ${file} ]] || file=own.o # as it is called by Linux 2.4
+	insinto "/lib/modules/${tree##*/linux-}/extra"
+	doins "${file}"
+}
+"""
+OWN_C = """\
+#include <linux/module.h>
+static int __init own_init(void) { return 0; }
+static void __exit own_exit(void) { }
+module_init(own_init);
+module_exit(own_exit);
+MODULE_LICENSE("GPL");
+"""
+OWN = "sys-kernel/own-module"
+OWN_AT = "/lib/modules/{}/extra/own.{}"
+
+
+def test_a_module_of_one_s_own_is_built_for_the_kernel(cluster: Cluster) -> None:
+    cluster.set("gates", [])  # the first publish has passed them; what follows is to be short
+    tree = cluster.up.upstream / "tree"
+    (tree / OWN / "files").mkdir(parents=True)
+    (tree / OWN / "own-module-1.ebuild").write_text(MODULE)
+    (tree / OWN / "files/own.c").write_text(OWN_C)
+    (tree / OWN / "files/Makefile").write_text("obj-m := own.o\n")
+    with (tree / "profiles/categories").open("a") as file:
+        file.write("sys-kernel\nvirtual\n")
+    metadata.index(tree, cluster.up.upstream / "distfiles")
+    metadata.stamp(tree, time.time())
+    cluster.set("packages", ["sys-apps/nodekeys", OWN])
+    cluster.ask("mirror", "sync")
+    done = cluster.ask("build")
+    assert {f"{OWN}-1", "virtual/dist-kernel-2.4.99-r2"} <= set(done["built"])
+    assert not [each for each in done["packages"] if "/tree-old/" in each], "no blade gets the tree"
+    cluster.ask("publish")
+
+
 def test_an_added_patch_is_a_new_revision_beside_the_old_and_dropped_it_is_the_old_again(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -301,30 +371,51 @@ def test_an_added_patch_is_a_new_revision_beside_the_old_and_dropped_it_is_the_o
     )
     assert cluster.build("old")["new"] is False, "what does not apply is not kept"
     fix.write_text("--- a/kernel/sys.c\n+++ b/kernel/sys.c\n@@ -8,3 +8,4 @@\n 7\n 8\n 9\n+fixed\n")
-    done = cluster.build("old", "--patch", str(fix))
-    assert (done["new"], done["revision"]["release"]) == (True, "2.4.99-old-r3")
-    assert done["revision"]["patches"] == ["good.patch", "fix.patch"]
-    cluster.ask("publish")
-    report = cluster.pull("blade01")
-    assert report["changes"] == [
-        "-sys-kernel/headnode-old-2.4.99-r2",
-        "+sys-kernel/headnode-old-2.4.99-r3",
+    trees = cluster.trees()
+    metadata.stamp(cluster.up.upstream / "tree", time.time() + 1)
+    cluster.ask("mirror", "sync")
+    words = ("kernel", "build", "old", "--patch", str(fix), "--rollout", "--json")
+    done = cluster.up.headnode(*words)
+    assert done.errors.splitlines()[:5] == [
+        "  1. add fix.patch to the flavour old; patch and configure the source of old",
+        "  2. build sys-kernel/headnode-old if that is new, and what else the class lacks",
+        "  3. pass the gates, and put the new generation in front of the ring canary",
+        "  4. have the 1 blades of the ring canary pull it",
+        "  5. have the 1 blades of the ring fleet pull it",
     ]
-    assert report["kernels"]["kept"] == ["2.4.99-old-r3", "2.4.99-old-r2"]
+    assert done.errors.splitlines()[5].startswith("ETA: not before ")  # no rollout before
+    said = json.loads(done.output)
+    for each in said["blades"]:
+        assert each["result"] == "updated"
+        assert each["changes"] == [
+            "-sys-kernel/headnode-old-2.4.99-r2",
+            "+sys-kernel/headnode-old-2.4.99-r3",
+            f"+{OWN}-1",
+            "+virtual/dist-kernel-2.4.99-r3",
+        ]
+        # Built anew for the new kernel, and come with it.
+        module = cluster.on(each["blade"], f"strings {OWN_AT.format('2.4.99-old-r3', 'o')}")
+        assert "kernel_version=2.4.99-old-r3" in module.splitlines()
+    assert cluster.trees()["gentoo"] == trees["gentoo"], "nothing else comes along"
+    assert cluster.trees()["headnode"] != trees["headnode"]
+    [old] = [each for each in cluster.ask("kernel", "list") if each["name"] == "old"]
+    assert old["revision"]["release"] == "2.4.99-old-r3"
+    assert old["revision"]["patches"] == ["good.patch", "fix.patch"]
+    assert json.loads(cluster.on("blade01", "headnode-kernel"))["kept"] == [
+        "2.4.99-old-r3",
+        "2.4.99-old-r2",
+    ]
     assert "fixed" in cluster.on("blade01", "strings /boot/vmlinuz-2.4.99-old-r3")
     old = cluster.on("blade01", "ls /boot /lib/modules/2.4.99-old-r2/kernel").split()
     assert {"vmlinuz-2.4.99-old-r2", "om.o"} <= set(old), "Portage left it where it was"
     dropped = cluster.build("old", "--drop", "fix.patch")
     assert dropped["revision"]["release"] == "2.4.99-old-r2"
-    assert dropped["build"]["built"] == []
+    assert "sys-kernel/headnode-old-2.4.99-r2" not in dropped["build"]["built"]
 
 
 def test_openmosix_s_map_is_a_package_of_the_overlay(cluster: Cluster) -> None:
     [ebuild] = (cluster.up.lab.folder / "state/overlay").glob("sys-cluster/openmosix-map/*.ebuild")
-    text = cluster.up.config.read_text()
-    cluster.up.config.write_text(
-        text.replace('["sys-apps/nodekeys"]', '["sys-apps/nodekeys", "sys-cluster/openmosix-map"]')
-    )
+    cluster.set("packages", ["sys-apps/nodekeys", "sys-cluster/openmosix-map"])
     cluster.ask("build")
     cluster.ask("publish")
     assert f"+sys-cluster/{ebuild.stem}" in cluster.pull("blade01")["changes"]
@@ -351,8 +442,6 @@ def test_the_source_may_be_a_package_of_the_tree(cluster: Cluster) -> None:
     package = tree / "sys-kernel/old-sources"
     shutil.copytree(DATA / "linux-old", package / "files/linux-2.4.99")
     (package / "old-sources-2.4.99.ebuild").write_text(SOURCES)
-    with (tree / "profiles/categories").open("a") as file:
-        file.write("sys-kernel\n")
     metadata.index(tree, cluster.up.upstream / "distfiles")
     metadata.stamp(tree, time.time())
     (cluster.flavours / "packaged.toml").write_text(
@@ -426,9 +515,9 @@ def patch_of(source: Path) -> str:
     return "".join(lines)
 
 
-def test_a_real_kernel_goes_the_whole_way_and_boots_from_a_blade_s_boot_with_its_patch(
-    cluster: Cluster, small_source: Path, small_machine: Callable[[Path], str]
-) -> None:
+@pytest.fixture(scope="module")
+def tiny(cluster: Cluster, small_source: Path) -> str:
+    """The flavour `tiny`, which the class boots from here on: its text."""
     flavours = cluster.flavours
     shutil.copy(small_source, flavours)
     (flavours / "init.patch").write_text(patch_of(small_source))
@@ -437,15 +526,67 @@ def test_a_real_kernel_goes_the_whole_way_and_boots_from_a_blade_s_boot_with_its
     cluster.boots("tiny")
     cluster.set_up_blades()
     cluster.ask("mirror", "sync")
-    (flavours / "tiny.toml").write_text(f"{text}set = {{ BLK_DEV_LOOP = 'm' }}\n")
+    (flavours / "tiny.toml").write_text(text)
+    return text
+
+
+def test_a_symbol_of_a_real_kernel_that_did_not_survive_is_refused_by_name(
+    cluster: Cluster, tiny: str
+) -> None:
+    path = cluster.flavours / "tiny.toml"
+    path.write_text(f"{tiny}set = {{ BLK_DEV_LOOP = 'm' }}\n")
     code, said = cluster.refused("kernel", "build", "tiny")
+    path.write_text(tiny)
     assert code == 1
     assert "CONFIG_BLK_DEV_LOOP=m (tiny.toml) came out as # CONFIG_BLK_DEV_LOOP is not set" in said
-    (flavours / "tiny.toml").write_text(text)
+
+
+HELPED = {
+    '# helpers = "blade[01-58]"': 'helpers = "blade[01-02]"',
+    "networks = []": 'networks = ["10.77.0.0/16"]',
+    'user = "distcc"': 'user = "distccd"',  # Debian's
+    "probe_timeout_s = 10": "probe_timeout_s = 60",
+}
+
+
+@pytest.mark.slow
+def test_a_real_kernel_is_compiled_by_helpers_and_is_the_image_that_the_headnode_makes_alone(
+    cluster: Cluster, tiny: str, start_distccd: Callable[[Rehearsal, str], None]
+) -> None:
+    alone = text = cluster.up.config.read_text()
+    for before, after in HELPED.items():
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    cluster.up.config.write_text(text)
+    cluster.set_up_blades()
+    for blade in BLADES:
+        start_distccd(cluster.up, blade)
+    done = cluster.build("tiny")
+    helped, said = image_of(cluster, done), done["build"]["distributed"]
+    [name] = [each for each in done["build"]["packages"] if "/headnode-tiny/" in each]
+    (cluster.up.lab.folder / "state/build/blade/staging" / name).unlink()
+    assert sorted(said["jobs"]) == list(BLADES)
+    assert min(said["jobs"].values()) > 0
+    assert sum(said["jobs"].values()) > said["local"] + said["fallbacks"]
+    cluster.up.config.write_text(alone)
+    done = cluster.build("tiny")
+    assert done["build"]["distributed"] is None
+    assert image_of(cluster, done) == helped
+
+
+def image_of(cluster: Cluster, done: Any) -> bytes:
+    """The image that was built just now, as it is installed in the builder."""
+    assert [each for each in done["build"]["built"] if "/headnode-tiny-" in each]
+    upper = cluster.up.lab.folder / "state/build/blade/upper"
+    at = f"lib/modules/{done['revision']['release']}/vmlinuz"
+    return next(path for path in (upper / at, upper / "usr" / at) if path.exists()).read_bytes()
+
+
+def test_a_real_kernel_goes_the_whole_way_into_a_blade_s_boot(cluster: Cluster, tiny: str) -> None:
     done = cluster.build("tiny")
     release = done["revision"]["release"]
     assert release.endswith("-tiny-r1")
-    assert [each for each in done["build"]["built"] if "headnode-tiny" in each]
+    assert [each for each in done["build"]["packages"] if "headnode-tiny" in each]
     cluster.ask("publish")
     report = cluster.pull("blade01")
     assert (report["kernels"]["due"], report["kernels"]["pending"]) == (release, True)
@@ -453,8 +594,36 @@ def test_a_real_kernel_goes_the_whole_way_and_boots_from_a_blade_s_boot_with_its
     assert modules == "./kernel/lib/crc7.ko"
     magic = cluster.on("blade01", f"modinfo -k {release} -F vermagic crc7")
     assert magic.split()[0] == release
-    image = cluster.up.lab.node("blade01").store / f"upper/boot/vmlinuz-{release}"
+
+
+@pytest.mark.slow  # a ready-made kernel boots in every run: test_boot.py
+def test_it_boots_from_there_with_its_patch(
+    cluster: Cluster, small_machine: Callable[[Path], str]
+) -> None:
+    due = json.loads(cluster.on("blade01", "headnode-kernel"))["due"]
+    assert due.endswith("-tiny-r1")
+    image = cluster.up.lab.node("blade01").store / f"upper/boot/vmlinuz-{due}"
     console = small_machine(image).replace("\r\n", "\n")
-    assert f"Linux version {release} (headnode@headnode)" in console
+    assert f"Linux version {due} (headnode@headnode)" in console
     assert AFTER.replace("%s", "/init") in console
-    assert f"release: {release}\n" in console
+    assert f"release: {due}\n" in console
+
+
+@pytest.mark.slow
+def test_a_module_of_one_s_own_is_built_for_a_real_kernel_and_found_by_it(
+    cluster: Cluster,
+) -> None:
+    cluster.set("packages", ["sys-apps/nodekeys", OWN])
+    cluster.ask("mirror", "sync")
+    built = cluster.ask("build")["built"]
+    assert f"{OWN}-1" in built
+    assert not [each for each in built if "headnode-tiny" in each], "the kernel is not built again"
+    cluster.ask("publish")
+    report = cluster.pull("blade01")
+    assert f"+{OWN}-1" in report["changes"]
+    release = report["kernels"]["due"]
+    at = OWN_AT.format(release, "ko")
+    magic = cluster.on("blade01", f"modinfo -F vermagic {at}").split()
+    of_the_kernel_s = cluster.on("blade01", f"modinfo -k {release} -F vermagic crc7").split()
+    assert magic == of_the_kernel_s
+    assert magic[0] == release

@@ -8,7 +8,11 @@
 # goes or is replaced (UNINSTALL_IGNORE): a blade's fallback is not taken from under it. What goes
 # into /boot, and when something may be removed, is the pull's business (blades/kernel.py).
 #
+# With KERNEL_PART=tree it makes the other package of a flavour: what modules of one's own are built
+# against, in /usr/src. It is for the builder; no blade gets it.
+#
 # The ebuild sets, all rendered by headnode from the flavour:
+#   KERNEL_PART      image, or tree
 #   KERNEL_RELEASE   what uname -r will say
 #   KERNEL_LOCAL     what of it make adds to the version
 #   KERNEL_ARCHIVE   the source's distfile, or KERNEL_SOURCES: the folder in /usr/src
@@ -53,17 +57,36 @@ headnode-kernel_is_old() {
 	[[ ! -e scripts/kconfig ]]
 }
 
+# @FUNCTION: headnode-kernel_cc
+# @DESCRIPTION: Prints the compiler for make. distcc 3.4 calls gcc by its CHOST's name, which Kconfig
+# takes for another compiler (CC_VERSION_TEXT, which is in the image): only what makes an object
+# goes through it.
+headnode-kernel_cc() {
+	local first real
+	first=$(type -P "${KERNEL_CC}")
+	real=$(type -aP "${KERNEL_CC}" | grep -v /distcc/ | head -n 1)
+	if [[ ${first} == "${real}" || -z ${real} ]]; then
+		echo "${KERNEL_CC}"
+		return
+	fi
+	printf '#!/bin/sh\ncase " $* " in *" -c "*) exec %s "$@" ;; esac\nexec %s "$@"\n' \
+		"${first}" "${real}" > "${T}/${KERNEL_CC}" || die
+	chmod +x "${T}/${KERNEL_CC}" || die
+	echo "${T}/${KERNEL_CC}"
+}
+
 # @FUNCTION: headnode-kernel_make
 # @USAGE: <targets and arguments>
 # @DESCRIPTION: make in the tree. Portage's ARCH and flags are those of programs, not of kernels.
 headnode-kernel_make() {
-	local name=LOCALVERSION
+	local name=LOCALVERSION cc
 	headnode-kernel_is_old && name=EXTRAVERSION
+	cc=$(headnode-kernel_cc) || die
 	(
 		unset ARCH CFLAGS CPPFLAGS CXXFLAGS LDFLAGS
 		export KBUILD_BUILD_USER=headnode KBUILD_BUILD_HOST=headnode
 		export KBUILD_BUILD_TIMESTAMP="${KERNEL_DATE}"
-		nonfatal emake CC="${KERNEL_CC}" "${name}=${KERNEL_LOCAL}" "${KERNEL_MAKE[@]}" "$@"
+		nonfatal emake CC="${cc}" "${name}=${KERNEL_LOCAL}" "${KERNEL_MAKE[@]}" "$@"
 	) || die "make $* failed"
 }
 
@@ -125,8 +148,11 @@ headnode-kernel_src_configure() {
 headnode-kernel_src_compile() {
 	if headnode-kernel_is_old; then
 		headnode-kernel_make -j1 dep
+		[[ ${KERNEL_PART} != tree ]] || return 0
 		headnode-kernel_make bzImage
 		headnode-kernel_has_modules && headnode-kernel_make modules
+	elif [[ ${KERNEL_PART} == tree ]]; then
+		headnode-kernel_make modules_prepare
 	else
 		headnode-kernel_make all
 	fi
@@ -188,7 +214,30 @@ headnode-kernel_keep_modules() {
 	find "${folder}" -mindepth 1 -type d -empty -delete
 }
 
+# @FUNCTION: headnode-kernel_install_tree
+# @DESCRIPTION: Installs what make reads when it builds a module outside of the kernel's tree, with
+# the symbols of the kernel itself. Source: Documentation/kbuild/modules.rst.
+headnode-kernel_install_tree() {
+	local tree="${ED}/usr/src/linux-${KERNEL_RELEASE}"
+	local symbols="${BROOT}/lib/modules/${KERNEL_RELEASE}/Module.symvers" # Linux 2.4 has none
+	[[ ! -e ${symbols} ]] || cp "${symbols}" . || die
+	mkdir -p "${tree}" || die
+	{
+		find . -type f '(' -name 'Makefile*' -o -name 'Kbuild*' -o -name 'Kconfig*' ')' -printf '%P\0'
+		find . '!' -type d -regextype egrep -regex \
+			'\./(include|scripts|arch/[^/]+/include|tools/objtool/objtool)(/.*)?' -printf '%P\0'
+		find . -maxdepth 1 -type f '(' -name .config -o -name Module.symvers ')' -printf '%P\0'
+	} | sort -zu | tar --create --null --files-from=- | tar --extract --directory "${tree}" ||
+		die "tar cannot copy the tree"
+	printf '%s\n' "CC=${KERNEL_CC}" "${KERNEL_MAKE[@]}" > "${tree}/headnode.make" || die
+	ln -s "linux-${KERNEL_RELEASE}" "${ED}/usr/src/linux" || die
+}
+
 headnode-kernel_src_install() {
+	if [[ ${KERNEL_PART} == tree ]]; then
+		headnode-kernel_install_tree
+		return
+	fi
 	local folder="${ED}/lib/modules/${KERNEL_RELEASE}" image=arch/x86/boot/bzImage
 	[[ -e ${image} ]] || image=arch/i386/boot/bzImage
 	[[ -e ${image} ]] || die "make left no image at arch/x86/boot/bzImage"
@@ -208,6 +257,8 @@ headnode-kernel_src_install() {
 	fi
 	cp "${image}" "${folder}/vmlinuz" || die
 	cp System.map "${folder}/System.map" || die
+	# What modules of one's own are checked against when they are built.
+	[[ ! -e Module.symvers ]] || cp Module.symvers "${folder}/Module.symvers" || die
 	cp .config "${folder}/config" || die
 	cp "${FILESDIR}/${KERNEL_ABOUT}" "${folder}/headnode.json" || die
 	chmod 644 "${folder}"/{vmlinuz,System.map,config,headnode.json} || die

@@ -188,3 +188,15 @@ def test_a_recorder_has_written_all_it_took_when_it_ends(ledger: Ledger) -> None
             recorder.pulled(dataclasses.replace(UPDATED, blade=name), at(number))
     assert recorder.lost == 0
     assert len(ledger.blades()) == 300
+
+
+def test_how_long_a_blade_s_last_update_took_is_known_whatever_came_after(ledger: Ledger) -> None:
+    assert ledger.update_seconds() == {}
+    slow = dataclasses.replace(UPDATED, seconds=60.0)
+    idle = dataclasses.replace(UPDATED, result=Result.UNCHANGED, seconds=0.1)
+    other = dataclasses.replace(UPDATED, blade="blade02", seconds=5.0)
+    told = (slow, other, UPDATED, idle, FAILED)
+    for hours, report in enumerate(told):
+        ledger.pulled(report, at(hours))
+    assert ledger.update_seconds() == {"blade01": 3.5, "blade02": 5.0}
+    assert ledger.update_seconds(most=1) == {"blade01": 3.5}
