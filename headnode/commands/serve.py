@@ -17,12 +17,6 @@ from headnode.commands.context import Settings
 from headnode.console import say
 from schedules.site import Site
 
-SERVICES = {
-    "systemd": service.systemd,
-    "openrc": service.openrc,
-    "logrotate": service.logrotate,
-}
-
 
 @click.command()
 @click.option(
@@ -43,7 +37,7 @@ def serve(settings: Settings, for_nginx: bool, printed: str | None) -> None:
     if for_nginx:
         say(nginx.render(front(settings.site()), Limits()).rstrip("\n"))
     elif printed:
-        say(SERVICES[printed](program(settings)).rstrip("\n"))
+        say(service.KINDS[printed](program(settings)).rstrip("\n"))
     else:
         daemon.serve(settings.site, find(settings.config_path).absolute())
 
