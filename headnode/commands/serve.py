@@ -25,17 +25,28 @@ from schedules.site import Site
     is_flag=True,
     help="Print a configuration with which nginx serves the same files, and serve nothing.",
 )
+@click.option(
+    "--tls",
+    nargs=2,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CERTIFICATE KEY",
+    help="For --nginx: answer by TLS on port 443 as well.",
+)
 @click.option("--systemd", "printed", flag_value="systemd", help="Print a unit for systemd.")
 @click.option("--openrc", "printed", flag_value="openrc", help="Print a script for OpenRC.")
 @click.option("--logrotate", "printed", flag_value="logrotate", help="Print a file for logrotate.")
 @click.pass_obj
-def serve(settings: Settings, for_nginx: bool, printed: str | None) -> None:
+def serve(
+    settings: Settings, for_nginx: bool, tls: tuple[Path, Path] | None, printed: str | None
+) -> None:
     """Serve packages, distfiles and trees to the blades, until it is stopped.
 
     Example: headnode serve --systemd > /etc/systemd/system/headnode.service
     """
+    if tls and not for_nginx:
+        raise click.UsageError("--tls is for --nginx: headnode itself answers without TLS.")
     if for_nginx:
-        say(nginx.render(front(settings.site()), Limits()).rstrip("\n"))
+        say(nginx.render(front(settings.site(), tls), Limits()).rstrip("\n"))
     elif printed:
         say(service.KINDS[printed](program(settings)).rstrip("\n"))
     else:
@@ -52,7 +63,7 @@ def program(settings: Settings) -> service.Program:
     )
 
 
-def front(site: Site) -> nginx.Front:
+def front(site: Site, tls: tuple[Path, Path] | None = None) -> nginx.Front:
     """What nginx has to do for a cluster."""
     options = site.cluster.serve
     return nginx.Front(
@@ -62,4 +73,5 @@ def front(site: Site) -> nginx.Front:
         backend_port=options.backend_port,
         access_log=options.access_log,
         privileged=os.geteuid() == 0,
+        tls=(tls[0].absolute(), tls[1].absolute()) if tls else None,
     )
