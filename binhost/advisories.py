@@ -10,7 +10,7 @@ Source: GLEP 42 (news), the GLSA DTD.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -81,13 +81,23 @@ def slots_of(entries: Mapping[str, str]) -> dict[str, str]:
     return {field(each, "CPV") or "": field(each, "SLOT") or "0" for each in values}
 
 
-def advisories(tree: Path, slots: Mapping[str, str], arch: str) -> Iterator[Advisory | Unreadable]:
-    """What the GLSAs of a tree say of these packages, the newest first."""
+def advisories(
+    tree: Path,
+    slots: Mapping[str, str],
+    arch: str,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Advisory | Unreadable]:
+    """What the GLSAs of a tree say of these packages, the newest first.
+
+    `on_progress` is told how many of how many were read.
+    """
     from portage.versions import cpv_getkey
 
     names = {cpv_getkey(cpv) for cpv in slots}
     packages = Packages(slots)
-    for path in sorted((tree / FOLDER).glob("glsa-*.xml"), reverse=True):
+    paths = sorted((tree / FOLDER).glob("glsa-*.xml"), reverse=True)
+    for number, path in enumerate(paths, 1):
+        on_progress(number, len(paths))
         text = path.read_text(encoding="utf-8", errors="replace")
         if names.isdisjoint(NAMES.findall(text)):
             continue

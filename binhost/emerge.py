@@ -162,6 +162,12 @@ def progress_line(line: str) -> str | None:
     return line.removeprefix(">>> ").removesuffix(", Log file:")
 
 
+def completed(line: str) -> tuple[int, int] | None:
+    """Which package of how many is there now, where a line of emerge says so; in any order."""
+    found = re.match(r"(?:>>> )?Completed \((\d+) of (\d+)\)", line)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 UNSATISFIED = re.compile(
     r'there are no ebuilds to satisfy "(?P<atom>[^"]+)"'
     r'(?:.*\n+\(dependency required by "(?P<by>[^"]+)")?'

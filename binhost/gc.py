@@ -13,7 +13,7 @@ files; a folder is renamed to a name that nobody reads (`.7.gone`) before it is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -25,6 +25,8 @@ from binhost.publish import Binhost
 from binhost.records import BuildResult, Deployment, read
 from binhost.tags import names_of, read_tags
 from headnode.files import locked, remove_tree, sync_folder, write_atomic
+
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +164,17 @@ def _ring_needs(
         yield ring.deployments[-1].generation, f"ring {ring.name}'s newest deployment is of it"
 
 
-def gc(binhost: Binhost, policy: Policy, *, now: datetime, dry_run: bool = False) -> Plan:
+def gc(
+    binhost: Binhost,
+    policy: Policy,
+    *,
+    now: datetime,
+    dry_run: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Plan:
     """Delete what nothing needs, and return what that was; with `dry_run`, what it would be.
+
+    `on_progress` is told how many packages of how many are gone.
 
     Raises:
         BusyError: a publish is at work, or a build, which installs from the pool.
@@ -174,7 +185,7 @@ def gc(binhost: Binhost, policy: Policy, *, now: datetime, dry_run: bool = False
         held.enter_context(locked(binhost.build_folder / ".lock", "headnode generations gc"))
         decided = plan(holdings(binhost), policy, now=now)
         if not dry_run:
-            run(binhost, decided)
+            run(binhost, decided, on_progress)
         return decided
 
 
@@ -219,7 +230,9 @@ def _last_built(binhost: Binhost) -> frozenset[str]:
     return frozenset(read(path, BuildResult).packages) if path.exists() else frozenset()
 
 
-def run(binhost: Binhost, decided: Plan) -> None:
+def run(
+    binhost: Binhost, decided: Plan, on_progress: OnProgress = lambda done, total: None
+) -> None:
     """Delete what a plan says. The caller holds the locks."""
     for ring, sequence in decided.deployments:
         _retire(binhost.ring(ring).folder / "deployments", sequence)
@@ -227,7 +240,7 @@ def run(binhost: Binhost, decided: Plan) -> None:
         _retire(binhost.generations.folder, number)
     for folder in (binhost.generations.folder, *binhost.folder.glob("rings/*/deployments")):
         _empty(folder)
-    _drop_packages(binhost.pool, decided.files)
+    _drop_packages(binhost.pool, decided.files, on_progress)
 
 
 def _retire(folder: Path, number: int) -> None:
@@ -244,7 +257,7 @@ def _empty(folder: Path) -> None:
         remove_tree(each)
 
 
-def _drop_packages(pool: Pool, names: Collection[str]) -> None:
+def _drop_packages(pool: Pool, names: Collection[str], on_progress: OnProgress) -> None:
     for file in (pool.entries_file, pool.digests_file):
         for litter in pool.folder.glob(f".{file.name}.*"):  # of one that was killed
             litter.unlink()
@@ -261,7 +274,8 @@ def _drop_packages(pool: Pool, names: Collection[str]) -> None:
         left_digests = {name: each for name, each in digests.items() if name not in names}
         if left_digests != digests:
             write_atomic(pool.digests_file, join_digests(left_digests))
-    for name in names:
+    for number, name in enumerate(names, 1):
+        on_progress(number, len(names))
         path = pool.folder / name
         path.unlink(missing_ok=True)
         with suppress(OSError):  # the folders too, if that was the last one in them

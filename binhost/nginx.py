@@ -20,6 +20,7 @@ from binhost.site import Limits
 
 NAME = "[^/]+"  # hidden ones are refused before
 RING = f"(?!(?:{'|'.join(sorted(NOT_RINGS))})/){NAME}"
+TLS_PORT = 443
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -29,7 +30,8 @@ class Front:
 
     `listen` and `port` are where it listens; `backend_port` where our own server answers on
     127.0.0.1 what is no file (0: nobody does). `privileged`: it is started by root, and so may use
-    the folders that it was built for.
+    the folders that it was built for. `tls` are a certificate (with its chain) and its key, for
+    TLS_PORT besides.
     """
 
     state: Path
@@ -38,6 +40,7 @@ class Front:
     backend_port: int
     access_log: Path | None
     privileged: bool
+    tls: tuple[Path, Path] | None = None
 
 
 def render(front: Front, limits: Limits) -> str:
@@ -75,6 +78,11 @@ def _server(front: Front) -> Iterator[str]:
     address = f"[{front.listen}]" if ":" in front.listen else front.listen
     both = " ipv6only=off" if front.listen == "::" else ""
     yield f"listen {address}:{front.port} backlog=4096{both};"
+    if front.tls:
+        certificate, key = front.tls
+        yield f"listen {address}:{TLS_PORT} ssl{both};"
+        yield f"ssl_certificate {quoted(certificate)};"
+        yield f"ssl_certificate_key {quoted(key)};"
     yield "if_modified_since before;"
     yield f"disable_symlinks on from={quoted(front.state)};"
     yield from _block(r'location ~ "/\."', ["return 404;"])

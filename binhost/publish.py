@@ -117,18 +117,23 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What a publish came to. `deployment` is the ring's, whether `moved` or as it was."""
+    """What a publish came to. `deployment` is the ring's, whether `moved` or as it was.
+
+    `left` is the newest generation, if the ring went back from it and there is nothing newer.
+    """
 
     generation: Generation
     deployment: Deployment
     new_packages: tuple[str, ...]
     moved: bool
+    left: int | None = None
 
 
 def publish(binhost: Binhost, order: Order) -> Published:
     """Make a generation of the last build and put it in front of a ring.
 
-    Nothing changed: nothing is written, and no gate is asked.
+    Nothing changed: nothing is written, and no gate is asked. Nor is a ring given anew what it went
+    back from: that is `promote`'s, and somebody's decision.
 
     Raises:
         PublishError: nothing was built yet, a package is not what it must be, or a gate holds it
@@ -168,8 +173,15 @@ def _nothing_new(
     """What a publish comes to whose ring has it all, without a look into the pool."""
     ring = binhost.ring(order.ring)
     current = ring.current()
-    if latest is None or current is None or current.generation != latest.number:
+    if latest is None or current is None:
         return None
+    if current.generation != latest.number:
+        if not same_state(latest, result) or not ring.went_back_from(latest.number):
+            return None
+        has = binhost.generations.read(current.generation)
+        return Published(
+            generation=has, deployment=current, new_packages=(), moved=False, left=latest.number
+        )
     if not same_state(latest, result) or not _is_good(binhost, ring, current, order.now):
         return None
     if not package_names(binhost.staging).isdisjoint(result.packages):

@@ -69,6 +69,14 @@ class Ring:
         """The deployment of that number."""
         return read(self.folder / "deployments" / str(sequence) / "deployment.json", Deployment)
 
+    def went_back_from(self, number: int) -> bool:
+        """Whether it had that generation and has an older one now: somebody took it back."""
+        current = self.current()
+        if current is None or current.generation >= number:
+            return False
+        had = (each for each in self.sequences() if each < current.sequence)
+        return any(self.deployment(each).generation == number for each in had)
+
     def newest(self) -> Deployment | None:
         """The last deployment that was made, whether or not the ring moved to it."""
         known = self.sequences()

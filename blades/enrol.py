@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blades import timer
-from blades.setup import PULL_PATH, to_tar
-from config.portage import Rendered
+from blades.boot import boot_files
+from blades.setup import PULL_PATH, program_files, to_tar
+from config.portage import TRUST_PATH, Rendered, trust_helper
 from headnode.errors import HeadnodeError, RolloutError
 from headnode.files import write_atomic
 from headnode.process import run
@@ -162,6 +163,16 @@ def install_line(public: str) -> str:
         f"touch {keys}; grep -v ' {COMMENT}$' {keys} > {keys}.new || true; "
         f"echo {line} >> {keys}.new; mv {keys}.new {keys}; {timer.settle_line()}"
     )
+
+
+def package_files() -> Rendered:
+    """What app-admin/headnode-pull has: all of `enrol` that the blades of every cluster have.
+
+    The same content at the same paths, so that it does not matter which of them comes first.
+    """
+    boot = boot_files()
+    ours = {GATE_PATH: GATE, TRUST_PATH: trust_helper()}
+    return Rendered(files={**program_files(), **ours, **boot.files}, links=boot.links)
 
 
 def enrol(

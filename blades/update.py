@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+# What a pull needs at its end, now: what it merges may bring another version of this program.
+import blades.kernel
+import blades.report  # noqa: F401
 from blades import afterwards, deadman, drift, kept, merging, places, ready
 from blades.order import Order, OrderError, check_signature, fetch, read_json
 from blades.places import NotSetUpError, PullError, lacks_trees, read_state, write, write_json

@@ -70,12 +70,12 @@ def find(explicit: Path | None, defaults: Iterable[Path] = DEFAULT_PATHS) -> Pat
 def load(path: Path) -> Cluster:
     """Read `path`; relative paths in it come out relative to its folder, so absolute.
 
-    With kernels, the overlay that headnode renders is among the repositories.
+    Where a set needs it, the overlay that headnode renders is among the repositories.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or an option is not as it must be.
     """
-    return with_overlay(read_as(path, Cluster, if_absent="Run `headnode init` to write one."))
+    return _whole(read_as(path, Cluster, if_absent="Run `headnode init` to write one."))
 
 
 def read_as(path: Path, model: type[Model], *, if_absent: str = "") -> Model:
@@ -102,9 +102,19 @@ def from_values(values: Mapping[str, Any]) -> Cluster:
         ConfigError: an option is not as it must be.
     """
     try:
-        return with_overlay(Cluster.model_validate(values))
+        return _whole(Cluster.model_validate(values))
     except ValidationError as error:
         raise _report(None, _problems(error, {}, Cluster)) from error
+
+
+def _whole(cluster: Cluster) -> Cluster:
+    atoms: list[str] = []
+    for cls in cluster.classes.values():
+        try:
+            atoms += atoms_of(cls)
+        except ConfigError:  # whoever needs the set says what is wrong with its world file
+            atoms += cls.packages
+    return with_overlay(cluster, atoms)
 
 
 def atoms_of(cls: Class) -> tuple[str, ...]:

@@ -9,6 +9,10 @@
         virtual/dist-kernel/             the kernel as those modules' packages name it
         sys-cluster/openmosix-map/       /etc/openmosix.map
         sys-cluster/openmosix-user/      openMosix's tools, where their archive is at hand
+        app-admin/headnode-pull/         the blades' own programs (config.pull_package)
+
+What is shipped has headnode's own ebuild besides, and of what it needs that the Gentoo tree lacks;
+that folder is an overlay by itself, for a headnode that is installed by emerge.
 
 It is one more repository with a `path`, so that it is snapshotted, named by generations and served
 to blades as all trees are.
@@ -16,10 +20,9 @@ to blades as all trees are.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -27,12 +30,17 @@ from pydantic import BaseModel, ConfigDict
 
 from config.model import Cluster, Repo
 from config.openmosix import openmosix_map
+from config.portage import Rendered
+from config.pull_package import PULL, content_version, pull_package
 from headnode.errors import ConfigError
 
 OVERLAY = "headnode"
 SHIPPED = Path(__file__).with_name("overlay_tree")
 KERNELS = "sys-kernel"
+KERNEL_START = f"{KERNELS}/headnode-"
 CLUSTER = "sys-cluster"
+# What is for the headnode alone: no blade's set names it, and its archives are not mirrored.
+HEADNODES = {"headnode", "clustershell"}
 
 
 class Dist(BaseModel):
@@ -87,7 +95,7 @@ class Revision(BaseModel):
 
 def kernel_package(flavour: str) -> str:
     """The package of a flavour's kernel."""
-    return f"{KERNELS}/headnode-{flavour}"
+    return f"{KERNEL_START}{flavour}"
 
 
 def tree_package(flavour: str) -> str:
@@ -95,13 +103,15 @@ def tree_package(flavour: str) -> str:
     return f"{KERNELS}/tree-{flavour}"
 
 
-def with_overlay(cluster: Cluster) -> Cluster:
-    """The cluster with the overlay among its repositories, where a class has a kernel.
+def with_overlay(cluster: Cluster, atoms: Iterable[str]) -> Cluster:
+    """The cluster with the overlay among its repositories, where one of its sets needs it.
+
+    `atoms` are those of all sets.
 
     Raises:
         ConfigError: a repository has its name already.
     """
-    if not any(cls.kernel for cls in cluster.classes.values()):
+    if not any(KERNEL_START in atom or PULL in atom for atom in atoms):
         return cluster
     repos = cluster.mirror.repos
     if OVERLAY in repos:
@@ -117,20 +127,24 @@ def with_overlay(cluster: Cluster) -> Cluster:
 def overlay_files(
     cluster: Cluster,
     kernels: Mapping[str, tuple[Revision, Mapping[str, bytes]] | None],
+    pull: Rendered,
     tools: Dist | None = None,
 ) -> dict[str, bytes]:
     """Every file of the overlay, by path.
 
     `kernels` has each flavour's revision with the files that lie with its ebuild, or None before
-    its first build. `tools` is openMosix's archive, where it is at hand.
+    its first build. `pull` are the programs of blades. `tools` is openMosix's archive, where it is
+    at hand.
     """
+    left_out = HEADNODES if tools else {*HEADNODES, "openmosix-user"}
     files = {
         str(path.relative_to(SHIPPED)): path.read_bytes()
         for path in sorted(SHIPPED.rglob("*"))
-        if path.is_file() and (tools or "openmosix-user" not in path.parts)
+        if path.is_file() and not left_out & set(path.relative_to(SHIPPED).parts)
     }
     files["metadata/layout.conf"] = layout_conf(cluster.mirror.main_repo).encode()
     files |= _map_package(openmosix_map(cluster.openmosix.addresses))
+    files |= pull_package(pull)
     if tools:
         files[f"{CLUSTER}/openmosix-user/Manifest"] = manifest([tools]).encode()
     for flavour, built in kernels.items():
@@ -177,16 +191,8 @@ def layout_conf(main_repo: str) -> str:
 
     Source: portage(5), "layout.conf".
     """
-    lines = {
-        "masters": main_repo,
-        "repo-name": OVERLAY,
-        "cache-formats": "md5-dict",
-        "thin-manifests": "true",
-        "manifest-hashes": "BLAKE2B SHA512",
-        "manifest-required-hashes": "BLAKE2B",
-        "sign-manifests": "false",
-    }
-    return "".join(f"{key} = {value}\n" for key, value in lines.items())
+    shipped = (SHIPPED / "metadata/layout.conf").read_text()
+    return shipped.replace("masters = gentoo\n", f"masters = {main_repo}\n")
 
 
 def manifest(dists: Sequence[Dist]) -> str:
@@ -305,12 +311,8 @@ src_install() {{
 
 
 def _map_package(text: str) -> dict[str, bytes]:
-    """The map as a package. Its version is made of its content: the same map is the same package.
-
-    A number that only grew would have to be kept; blades follow the index down as well as up.
-    """
-    number = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
-    path = f"{CLUSTER}/openmosix-map/openmosix-map-0_p{number}.ebuild"
+    """The map as a package."""
+    path = f"{CLUSTER}/openmosix-map/openmosix-map-{content_version(text.encode())}.ebuild"
     # Tabs before a line go (<<-), those within stay.
     indented = "".join(f"\t{line}\n" for line in text.splitlines())
     return {path: MAP_EBUILD.format(map=indented).encode()}

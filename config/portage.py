@@ -116,10 +116,12 @@ def _features(cls: Class, ours: str) -> str:
 
 def _trust_files(keyring: str | None) -> dict[str, str]:
     """What lets Portage check signatures against `keyring`: the keys, and its trust helper."""
-    if keyring is None:
-        return {}
-    helper = Path(__file__).with_name("trust.py").read_text()
-    return {KEYS_PATH: keyring, TRUST_PATH: helper}
+    return {} if keyring is None else {KEYS_PATH: keyring, TRUST_PATH: trust_helper()}
+
+
+def trust_helper() -> str:
+    """The program that makes a node's keyring."""
+    return Path(__file__).with_name("trust.py").read_text()
 
 
 def _trust_variables(keyring: str | None) -> dict[str, str]:

@@ -1,11 +1,14 @@
 """What starts `headnode serve` with the machine, and rotates its logs: rendered, nothing is run.
 
+    python3 -m config.service systemd|openrc|logrotate    for a headnode installed as a package
+
 The daemon builds packages, so it is root, mounts overlays and makes namespaces; what it needs none
 of is closed to it. Source: systemd.exec(5), openrc-run(8), logrotate(8).
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,3 +120,12 @@ def logrotate(program: Program) -> str:
 	copytruncate
 }}
 {access if program.access_log else ""}"""
+
+
+KINDS = {"systemd": systemd, "openrc": openrc, "logrotate": logrotate}
+PACKAGED = Program(
+    path=Path("/usr/bin/headnode"), config=Path("/etc/headnode/cluster.toml"), access_log=None
+)
+
+if __name__ == "__main__":
+    print(KINDS[sys.argv[1]](PACKAGED), end="")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, Task, TaskID
 
 PLAIN_WIDTH = 200  # of a table that no terminal bounds
 
@@ -100,28 +100,41 @@ class Watcher:
             self._bars = _bars()
             self._bars.start()
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what)
+            self._tasks[what] = self._bars.add_task(what, total=total or None, unit=unit)
         self._bars.update(self._tasks[what], completed=done, total=total or None)
 
 
 def _bars() -> Progress:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.text import Text
+
+    class Pace(ProgressColumn):
+        """How far a task is, how fast, and how long it will take."""
+
+        def render(self, task: Task) -> Text:
+            return Text(pace(task.fields["unit"], task.completed, task.total, task.elapsed or 0.0))
 
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=_console("err"),
+        TextColumn("{task.description}"), BarColumn(20), Pace(), console=_console("err")
     )
+
+
+def pace(unit: str, done: float, total: float | None, seconds: float) -> str:
+    """`done` of `total` (None: nobody knows) after `seconds`, the rate, and the time to go. Pure.
+
+    `unit` is `B` for bytes, else a word in the plural; what is slow is counted by the minute.
+    """
+    rate = done / seconds if seconds > 0 else 0.0
+    if unit == "B":
+        far = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+        fast = f"{rate / 1e6:.1f} MB/s"
+    else:
+        far = f"{done:.0f} of {total:.0f} {unit}" if total else f"{done:.0f} {unit}"
+        fast = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
+    if not rate or not total:
+        return f"{far}, {fast}"
+    left = max(0, round((total - done) / rate))
+    return f"{far}, {fast}, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} to go"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

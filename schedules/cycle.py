@@ -15,6 +15,7 @@ from binhost import build as build_step
 from binhost import builder
 from binhost.build import configuration_of
 from binhost.builder import Workshop
+from binhost.emerge import completed
 from binhost.records import BuildResult, Configuration, Record, read, save
 from config.load import atoms_of
 from headnode.errors import MirrorError, PublishError
@@ -167,6 +168,18 @@ def build_once(
     site.require_space()
     snapshots = snapshots or newest_set(site)
     shop = site.workshop(class_name, snapshots)
+
+    there: set[int] = set()
+
+    def report(line: str) -> None:
+        watch.say(line)
+        if far := completed(line):
+            number, total = far
+            if number in there:  # another emerge, which counts anew
+                there.clear()
+            there.add(number)
+            watch.amount("build", len(there), total, "packages")
+
     with locked(shop.folder / ".lock", "headnode build"):
         return build_step.build(
             shop,
@@ -177,5 +190,5 @@ def build_once(
             timeout_s=site.cluster.build.timeout_s,
             fresh=fresh,
             helpers=helpers_of(site, class_name),
-            report=watch.say,
+            report=report,
         )

@@ -35,11 +35,14 @@ def gates_of(site: Site, *, waivers: Waivers, now: datetime, watch: Observer) ->
 
     def ask(move: Move) -> Iterable[GateReport]:
         examination = _Examination(site=site, move=move, waivers=waivers, now=now, watch=watch)
+        total, number = len(examination.asked), 0
         started = time.monotonic()
-        for report in examination.reports():
+        for number, report in enumerate(examination.reports(), 1):
+            watch.amount("gates", number, max(number, total), "gates")
             watch.say(f"{report.gate}: {verdict(report, waivers)}. {report.report}")
             yield report.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
             started = time.monotonic()
+        watch.amount("gates", number, number, "gates")  # some had nothing to ask here
 
     return ask
 

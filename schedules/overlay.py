@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from binhost.revisions import Shelf, dist_of
+from blades.enrol import package_files
 from config.overlay import OVERLAY, Dist, overlay_files
 from headnode.files import digests, is_regular, remove_tree, write_atomic
 from mirror.heads import CHK, CHK_FORMAT
@@ -19,7 +20,7 @@ TOOLS_SHA256 = "c63f843890fdbaa3810d037912491b517cc6e7e101d1852d6f1def1b1edd5d6c
 
 
 def render_overlay(site: Site, *, now: datetime) -> Path | None:
-    """Bring the overlay's folder up to date, and give it; None where no class has a kernel.
+    """Bring the overlay's folder up to date, and give it; None where no set needs it.
 
     What changed gets a new stamp: Portage syncs no tree by rsync that has none.
 
@@ -32,7 +33,7 @@ def render_overlay(site: Site, *, now: datetime) -> Path | None:
         return None
     flavours = sorted({cls.kernel for cls in site.cluster.classes.values() if cls.kernel})
     kernels = [(name, Shelf.of(site.state, name).present()) for name in flavours]
-    files = overlay_files(site.cluster, dict(kernels), _tools(site))
+    files = overlay_files(site.cluster, dict(kernels), package_files(), _tools(site))
     stamp = repo.path / CHK
     if _write(repo.path, files) or not stamp.exists():
         write_atomic(stamp, f"{now.astimezone(UTC):{CHK_FORMAT}}\n")

@@ -101,13 +101,21 @@ def _run(
     known = last if last and last.phase in UNFINISHED and last.nodes == nodes else None
     if known:
         watch.say("Going on with the rollout that was cut off")
+    total = sum(len(stage.blades) for stage in plan.stages)
+    through: set[str] = set()
+
+    def pulled(report: BladeReport) -> None:
+        through.add(report.blade)
+        watch.amount("rollout", len(through), total, "blades")
+        on_report(report)
+
     hands = Hands(
         promote=promote,
         rollback=rollback,
         clock=clock,
         sleep=time.sleep,
         say=watch.say,
-        on_report=on_report,
+        on_report=pulled,
     )
     staged = Staged(site=site, plan=plan, hands=hands, nodes=nodes, known=known)
     done = staged.run()

@@ -10,9 +10,11 @@ Once for the fleet: a generation is looked at, and not 58 machines.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from binhost.advisories import Advisory, News, Unreadable, advisories, news, slots_of
 from binhost.kept import cpv_of_name
@@ -20,18 +22,22 @@ from binhost.records import Generation
 from headnode.errors import PublishError
 from headnode.files import write_atomic
 from schedules.cycle import newest_set
+from schedules.observer import Observer, Silent
 from schedules.site import Site
 
 ELOG = "elog"
+SILENT = Silent()
+NO_BLADES: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """An advisory, and the generations and rings that it is about."""
+    """An advisory, and the generations, rings and blades that it is about."""
 
     advisory: Advisory
     generations: tuple[int, ...]
     rings: tuple[str, ...]
+    blades: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +53,7 @@ class Message:
 class Known:
     """Everything that there is to know of some generations; `unreadable` advisories may hide more.
 
-    News and messages are those that were not read.
+    News and messages are those of the newest of these generations.
     """
 
     exposures: tuple[Exposure, ...]
@@ -56,10 +62,18 @@ class Known:
     messages: tuple[Message, ...]
 
 
-def security_once(site: Site, class_name: str, words: Iterable[str] = ()) -> Known:
-    """Look at generations (numbers or tags; none: what rings have, and the newest).
+def security_once(
+    site: Site,
+    class_name: str,
+    words: Iterable[str] = (),
+    *,
+    blades: Mapping[str, int] = NO_BLADES,
+    watch: Observer = SILENT,
+) -> Known:
+    """Look at generations (numbers or tags; none: what rings and blades have, and the newest).
 
     The advisories are those of the newest tree, whatever tree the generation was built from.
+    `blades` are those of the class with the generation that each has.
 
     Raises:
         PublishError: there is no such generation.
@@ -72,8 +86,9 @@ def security_once(site: Site, class_name: str, words: Iterable[str] = ()) -> Kno
             rings.setdefault(current.generation, []).append(name)
     chosen = [binhost.generations.find(word) for word in words]
     if not chosen:
-        latest = binhost.generations.latest()
-        numbers = sorted({*rings, *([latest.number] if latest else [])})
+        kept = binhost.generations.numbers()
+        there = {*blades.values()} & {*kept}
+        numbers = sorted({*rings, *there, *kept[-1:]})
         chosen = [binhost.generations.read(number) for number in numbers]
     if not chosen:
         raise PublishError("There is no generation yet.", remedy="headnode publish makes one.")
@@ -82,10 +97,10 @@ def security_once(site: Site, class_name: str, words: Iterable[str] = ()) -> Kno
     found: dict[Advisory | Unreadable, list[int]] = {}
     for generation in chosen:
         slots = slots_of(binhost.generations.entries(generation))
-        for each in advisories(tree, slots, arch):
+        shown = partial(_show, watch, f"advisories for generation {generation.number}")
+        for each in advisories(tree, slots, arch, shown):
             found.setdefault(each, []).append(generation.number)
     slots = slots_of(binhost.generations.entries(chosen[-1]))
-    read = read_names(site.state)
     items = news(tree, slots, arch, site.klass(class_name).profile)
     said = messages(binhost.build_folder, chosen)
     return Known(
@@ -94,14 +109,28 @@ def security_once(site: Site, class_name: str, words: Iterable[str] = ()) -> Kno
                 advisory=each,
                 generations=tuple(numbers),
                 rings=tuple(ring for number in numbers for ring in rings.get(number, ())),
+                blades=tuple(name for name, has in blades.items() if has in numbers),
             )
             for each, numbers in found.items()
             if isinstance(each, Advisory)
         ),
         unreadable=tuple(each for each in found if isinstance(each, Unreadable)),
-        news=tuple(each for each in items if each.name not in read),
-        messages=tuple(each for each in said if each.name not in read),
+        news=tuple(items),
+        messages=tuple(said),
     )
+
+
+def unread(known: Known, read: Collection[str]) -> Known:
+    """The same without the news and messages of these names. Pure."""
+    return replace(
+        known,
+        news=tuple(each for each in known.news if each.name not in read),
+        messages=tuple(each for each in known.messages if each.name not in read),
+    )
+
+
+def _show(watch: Observer, what: str, done: int, total: int) -> None:
+    watch.amount(what, done, total, "advisories")
 
 
 def messages(build_folder: Path, generations: Iterable[Generation]) -> Iterator[Message]:

@@ -139,7 +139,13 @@ class Staged:
         host = self.site.binhost(stage.class_name)
         source, here = host.ring(before.ring).current(), host.ring(stage.ring).current()
         # Never back: an older one in the ring before is somebody's rollback, of that ring.
-        if source and (here is None or here.generation < source.generation):
+        number = source.generation if source else 0
+        if host.ring(stage.ring).went_back_from(number):
+            self.hands.say(
+                f"Ring {stage.ring} went back from generation {number}: headnode promote {number} "
+                f"--ring {stage.ring} gives it that one again"
+            )
+        elif source and (here is None or here.generation < source.generation):
             self.hands.say(f"Ring {stage.ring} gets generation {source.generation}")
             self.hands.promote(stage, source.generation)
 

@@ -17,10 +17,12 @@ from headnode.errors import BusyError, MirrorError, PublishError
 from headnode.files import locked
 from mirror.image import prune_images
 from mirror.sets import read_set
+from schedules.observer import Observer, Silent
 from schedules.site import Site
 from schedules.trees import in_use
 
 log = logging.getLogger(__name__)
+SILENT = Silent()
 
 
 def diff_once(
@@ -105,7 +107,14 @@ def _ebuild(repo: Path, cpv: str) -> Path:
     return repo / str(cpv_getkey(cpv)) / f"{cpv.partition('/')[2]}.ebuild"
 
 
-def gc_once(site: Site, class_name: str, *, now: datetime, dry_run: bool = False) -> Plan:
+def gc_once(
+    site: Site,
+    class_name: str,
+    *,
+    now: datetime,
+    dry_run: bool = False,
+    watch: Observer = SILENT,
+) -> Plan:
     """Delete what nothing needs any more, by the policy of cluster.toml; images of trees as well.
 
     Raises:
@@ -114,7 +123,13 @@ def gc_once(site: Site, class_name: str, *, now: datetime, dry_run: bool = False
     """
     options, binhost = site.cluster.binhost, site.binhost(class_name)
     policy = Policy(newest=options.keep_generations, grace=timedelta(days=options.keep_days))
-    plan = gc(binhost, policy, now=now, dry_run=dry_run)
+    plan = gc(
+        binhost,
+        policy,
+        now=now,
+        dry_run=dry_run,
+        on_progress=lambda done, total: watch.amount("gc", done, total, "packages"),
+    )
     images = _prune_images(site, plan.folders(binhost), dry_run=dry_run)
     return replace(plan, images=images)
 

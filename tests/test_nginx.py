@@ -37,7 +37,12 @@ def behind_nginx(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> It
 def start_nginx(up: Rehearsal) -> None:
     """Start it in the lab's headnode; it ends with the lab."""
     config = up.lab.folder / "nginx.conf"
-    config.write_text(up.headnode("serve", "--nginx").output)
+    certificate, key = (str(up.lab.folder / name) for name in ("cert.pem", "key.pem"))
+    subject = ["-subj", "/CN=headnode", "-addext", "subjectAltName=DNS:headnode"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    made += ["-nodes", "-days", "2", "-keyout", key, "-out", certificate, *subject]
+    subprocess.run(made, check=True, capture_output=True)
+    config.write_text(up.headnode("serve", "--nginx", "--tls", certificate, key).output)
     # As root, since nobody else may look into the tests' folders.
     words = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; user root;"]
     up.servers.append(
@@ -74,6 +79,23 @@ def test_emerge_installs_from_nginx(behind_nginx: Rehearsal) -> None:
     said = requests(behind_nginx)
     assert "GET /binhost/blade/canary/Packages.gz 200" in said
     assert f"GET /binhost/blade/pool/{PACKAGE}/bladeinfo-1.0-1.gpkg.tar 200" in said
+
+
+def test_the_page_and_the_packages_come_by_tls_as_well(behind_nginx: Rehearsal) -> None:
+    certificate = (behind_nginx.lab.folder / "cert.pem").read_text()
+    blade = behind_nginx.lab.node("blade01")
+    blade.run(["sh", "-c", f"cat > /tmp/ca.pem <<'END'\n{certificate}END"], timeout_s=60)
+    ask = ["wget", "-q", "--ca-certificate=/tmp/ca.pem", "-O", "-"]
+    page = blade.run([*ask, "https://headnode/"], timeout_s=60).output
+    assert "<title>" in page
+    by = {
+        base: blade.run([*ask, f"{base}/binhost/blade/canary/Packages"], timeout_s=60).output
+        for base in ("https://headnode", "http://headnode:8080")
+    }
+    assert by["https://headnode"] == by["http://headnode:8080"] != ""
+    # And who has another certificate is not believed.
+    refused = blade.run(["wget", "-q", "-O", "-", "https://headnode/"], timeout_s=60, check=False)
+    assert refused.code == 5  # wget(1): SSL verification failure
 
 
 def test_an_index_that_the_blade_has_is_a_304(behind_nginx: Rehearsal) -> None:

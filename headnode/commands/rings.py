@@ -124,7 +124,13 @@ def _keep_note(
 
 
 def _already(done: Published) -> str:
-    return f"Ring {done.deployment.ring} has generation {done.generation.number} already."
+    ring, number = done.deployment.ring, done.generation.number
+    if done.left is not None:
+        return (
+            f"Ring {ring} went back from generation {done.left} to {number}, and nothing else was "
+            f"built. headnode promote {done.left} --ring {ring} gives it that one again."
+        )
+    return f"Ring {ring} has generation {number} already."
 
 
 @click.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
+from ClusterShell.NodeSet import NodeSet
 
+from blades.inventory import all_blades
 from headnode.commands.context import (
     Settings,
     chosen_class,
@@ -11,9 +13,11 @@ from headnode.commands.context import (
     json_option,
     warn_if_stale,
 )
-from headnode.console import say, show_json, table, warn
+from headnode.console import Watcher, say, show_json, table, warn
 from headnode.errors import ExitCode
-from schedules.security import Known, mark_read, security_once
+from schedules.ledger.ledger import Ledger
+from schedules.security import Known, mark_read, read_names, security_once, unread
+from schedules.site import Site
 
 
 @click.command()
@@ -29,15 +33,18 @@ def security(
     class_name: str | None,
     as_json: bool,
 ) -> int:
-    """Show security advisories of what rings have, unread news, and what ebuilds said.
+    """Show security advisories of what blades have, unread news, and what ebuilds said.
 
-    Of what rings have and of the newest generation, unless others are named. Exit code 1 if an
-    advisory affects one of them.
+    Of what rings and blades have and of the newest generation, unless others are named. Exit code 1
+    if an advisory affects one of them.
 
     Example: headnode security
     """
     site = settings.site()
-    known = security_once(site, chosen_class(site, class_name), generations)
+    name = chosen_class(site, class_name)
+    with Watcher() as watch:
+        looked = security_once(site, name, generations, blades=blades_of(site, name), watch=watch)
+    known = unread(looked, read_names(site.state))
     if as_json:
         show_json(known)
     else:
@@ -48,12 +55,35 @@ def security(
     return ExitCode.FAILED if known.exposures or known.unreadable else ExitCode.OK
 
 
+COLUMNS = (
+    *("advisory", "severity", "package", "generation", "rings", "blades"),
+    *("fixed in", "title"),
+)
+
+
+def blades_of(site: Site, class_name: str) -> dict[str, int]:
+    """The blades of a class that were heard of, with the generation that each has."""
+    names = {blade.name for blade in all_blades(site.cluster) if blade.class_name == class_name}
+    with Ledger.of(site) as ledger:
+        known = ledger.blades().items()
+        return {name: each.generation for name, each in known if name in names and each.generation}
+
+
 def _show(known: Known) -> None:
     for each in known.unreadable:
         warn(f"GLSA-{each.name} cannot be read, so nobody knows what it affects: {each.why}")
     if known.exposures:
         table(
-            ("advisory", "severity", "package", "generation", "rings", "fixed in", "title"),
+            (
+                "advisory",
+                "severity",
+                "package",
+                "generation",
+                "rings",
+                "blades",
+                "fixed in",
+                "title",
+            ),
             (
                 (
                     f"GLSA-{each.advisory.name}",
@@ -61,6 +91,7 @@ def _show(known: Known) -> None:
                     ", ".join(each.advisory.affected),
                     ", ".join(map(str, each.generations)),
                     ", ".join(each.rings) or "-",
+                    str(NodeSet.fromlist(list(each.blades))) or "-",
                     ", ".join(each.advisory.fixed) or "nothing yet",
                     each.advisory.title,
                 )
@@ -68,7 +99,7 @@ def _show(known: Known) -> None:
             ),
         )
     else:
-        say("No advisory affects what rings have.")
+        say("No advisory affects what blades have.")
     for item in known.news:
         say(f"\nNews of {item.posted}: {item.title}\n\n{item.text}")
     for message in known.messages:

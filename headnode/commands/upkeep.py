@@ -90,7 +90,9 @@ def gc(settings: Settings, dry_run: bool, class_name: str | None, as_json: bool)
     Example: headnode generations gc --dry-run
     """
     site = settings.site()
-    plan = gc_once(site, chosen_class(site, class_name), now=now(), dry_run=dry_run)
+    name = chosen_class(site, class_name)
+    with Watcher() as watch:
+        plan = gc_once(site, name, now=now(), dry_run=dry_run, watch=watch)
     if as_json:
         show_json(plan)
         return

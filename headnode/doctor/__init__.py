@@ -21,6 +21,7 @@ CHECKS: dict[str, Check] = {
     "clock": machine.clock,
     "programs": programs.programs,
     "portage": programs.portage,
+    "distcc": programs.distcc,
     "ports": network.ports,
     "name": network.name,
     "keys": trust.keys,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from blades.inventory import Blade, all_blades, fold
-from blades.setup import setup_files
+from blades.setup import PULL_PATH, setup_files
 from blades.transport import Outcome, run_on
 from config.load import atoms_of
 from config.values import native_flag
@@ -18,7 +19,14 @@ from schedules.site import Site
 
 LOOK_S = 60.0
 # make.conf's variables that decide what a class is; they belong to options of their own.
-OWN_OPTIONS = {"CHOST": "chost", "USE": "use", "CFLAGS": "cflags", "ACCEPT_LICENSE": "licenses"}
+OWN_OPTIONS = {
+    "CHOST": "chost",
+    "USE": "use",
+    "CFLAGS": "cflags",
+    "ACCEPT_LICENSE": "accept_license",
+}
+# What headnode writes itself, whatever a class says. Source: config.portage.
+WRITTEN = ("BINPKG_FORMAT", "DISTDIR", "EMERGE_DEFAULT_OPTS", "GENTOO_MIRRORS", "PKGDIR")
 
 
 def mirror(site: Site) -> Iterator[Finding]:
@@ -35,18 +43,34 @@ def make_conf(site: Site) -> Iterator[Finding]:
     path = site.cluster.build.root / "etc/portage/make.conf"
     files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
     text = "\n".join(each.read_text(errors="replace") for each in files if each.is_file())
-    if flag := native_flag(text):
+    if flag := native_flag(re.sub("[\"']", " ", text)):
         yield warning(
             f"{path} has {flag}: what it built traps on blades with another CPU",
             "packages are built with the class's own flags; programs of this root run in builds",
         )
     for name, cls in site.cluster.classes.items():
-        for variable in sorted(OWN_OPTIONS.keys() & cls.make_conf.keys()):
-            yield warning(
-                f"class {name} sets {variable} in make_conf",
-                f"set {OWN_OPTIONS[variable]} instead: the index and the gates go by that",
-            )
+        yield from _at_odds(name, cls.make_conf)
     yield good("classes have their own configuration")
+
+
+def _at_odds(name: str, make_conf: Mapping[str, str]) -> Iterator[Finding]:
+    """Which of a class's variables are at odds with the binhost. Pure."""
+    for variable in sorted(OWN_OPTIONS.keys() & make_conf.keys()):
+        yield warning(
+            f"class {name} sets {variable} in make_conf",
+            f"set {OWN_OPTIONS[variable]} instead: the index and the gates go by that",
+        )
+    for variable in sorted({*WRITTEN} & make_conf.keys()):
+        yield warning(
+            f"class {name} sets {variable} in make_conf, which is as headnode writes it",
+            "leave it out: blades and builder have another value than it says",
+        )
+    if "PORTAGE_BINHOST" in make_conf:
+        yield warning(
+            f"class {name} sets PORTAGE_BINHOST in make_conf",
+            "leave it out: blades would take packages from there that no gate has seen; headnode "
+            "import takes packages over",
+        )
 
 
 def deployments(site: Site) -> Iterator[Finding]:
@@ -76,7 +100,17 @@ def blades(site: Site) -> Iterator[Finding]:
     paths = sorted({path for files in wanted.values() for path in files})
     line = f"sha256sum -- {shlex.join(paths)} 2>/dev/null; true"
     outcomes = run_on([blade.name for blade in known], line, options) if known else {}
-    yield from judge(known, wanted, outcomes)
+    silent = [blade.name for blade in known if not _answered(outcomes.get(blade.name))]
+    enrolled: dict[str, Outcome] = {}
+    if silent and site.wallet.key.exists():  # that key may do nothing there but the pull's part
+        options = site.rollout.model_copy(update={"timeout_s": LOOK_S})
+        enrolled = run_on(silent, f"{PULL_PATH} status", options)
+    by_key = {name for name, each in enrolled.items() if _answered(each)}
+    yield from judge(known, wanted, {**outcomes, **enrolled}, by_key)
+
+
+def _answered(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.code == 0
 
 
 def _wanted(site: Site, blade: Blade, keyring: str | None) -> dict[str, str]:
@@ -85,14 +119,21 @@ def _wanted(site: Site, blade: Blade, keyring: str | None) -> dict[str, str]:
 
 
 def judge(
-    known: list[Blade], wanted: dict[str, dict[str, str]], outcomes: dict[str, Outcome]
+    known: list[Blade],
+    wanted: dict[str, dict[str, str]],
+    outcomes: dict[str, Outcome],
+    by_key: Container[str] = (),
 ) -> Iterator[Finding]:
-    """What the answers of blades come to: `wanted` digests by blade and path. Pure."""
-    silent, bare, other = [], [], []
+    """What the answers of blades come to: `wanted` digests by blade and path. Pure.
+
+    Those that answered to the headnode's own key alone, `by_key`, say nothing of their files.
+    """
+    silent = [blade for blade in known if not _answered(outcomes.get(blade.name))]
+    enrolled = [blade for blade in known if blade.name in by_key]
+    bare, other = [], []
     for blade in known:
         outcome = outcomes.get(blade.name)
-        if outcome is None or outcome.code != 0:
-            silent.append(blade)
+        if outcome is None or blade in silent or blade in enrolled:
             continue
         has = _digests(outcome.output)
         differing = [path for path, digest in wanted[blade.name].items() if has.get(path) != digest]
@@ -110,7 +151,9 @@ def judge(
         yield warning(f"{fold(bare)}: not set up", setup)
     for blade, differing in other:
         yield warning(f"{blade.name}: {_list(differing)} differ from what it was given", setup)
-    fine = len(known) - len(silent) - len(bare) - len(other)
+    if enrolled:
+        yield good(f"{fold(enrolled)}: enrolled; their pulls look after their files")
+    fine = len(known) - len(silent) - len(bare) - len(other) - len(enrolled)
     if fine:
         yield good(f"{fine} of {len(known)} blades are as they should be")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from config.model import DistccMode
 from headnode.doctor.findings import Finding, good, problem, warning
 from headnode.errors import CommandError, EnvironmentLacksError
 from headnode.process import PACKAGES, environment, run
@@ -44,6 +45,49 @@ PROGRAMS = (
 # What is known of Portage, and what it means here. Source: its NEWS, and found out by running it.
 LEAST_PORTAGE: Version = (3, 0, 77)
 OBSERVABLE: Version = (3, 0, 82)
+# Source: bintree.py of 3.0.83: USER_PATCHES is among _pkgindex_keys and has no value in
+# _pkgindex_default_pkg_data, so that no entry of the index is ever found to be as it was.
+SLOW_EMAINT: Version = (3, 0, 83)
+
+
+EMAINT = (
+    "emaint binhost --fix reads every package again each time (USER_PATCHES has no default in its "
+    "index); headnode does not use it, so leave headnode's folders to headnode"
+)
+# Source: found out by running distcc 3.4 in Portage 3.0.83's sandbox: the build succeeds, and no
+# helper has got anything (docs/distcc.md).
+SANDBOXED = (
+    "within Portage's network-sandbox nothing reaches a helper, and the build does not say so: "
+    "name them in [distcc] helpers; headnode leaves that sandbox off then, and counts what was sent"
+)
+# Source: distcc's ebuild (no pump since Python 2 went); Debian 12's include server ends with
+# "PY_SSIZE_T_CLEAN macro must be defined", and distcc goes on without it.
+PUMPS = ("usr/bin/distcc-pump", "usr/bin/pump")
+PUMPLESS = 'set [distcc] mode = "plain": Gentoo\'s distcc has none any more'
+PUMP_FAILS = (
+    "Debian 12's does not work (PY_SSIZE_T_CLEAN): headnode distcc probe tries it, or set "
+    '[distcc] mode = "plain"'
+)
+
+
+def distcc(site: Site) -> Iterator[Finding]:
+    """What is known to go wrong with distcc, and without a word."""
+    for name, cls in site.cluster.classes.items():
+        if "distcc" in cls.make_conf.get("FEATURES", "").split():
+            yield warning(f"class {name} has FEATURES=distcc in make_conf", SANDBOXED)
+    options, root = site.cluster.distcc, site.cluster.build.root
+    if options.mode is DistccMode.PUMP:
+        there = next((path for path in PUMPS if (root / path).exists()), None)
+        if there is None:
+            yield warning(f"[distcc] mode is pump, and {root} has no pump", PUMPLESS)
+        elif (root / "etc/debian_version").exists():
+            yield warning(f"[distcc] mode is pump, by {root / there} of Debian", PUMP_FAILS)
+    if not options.helpers:
+        yield good("no helpers are named; packages are compiled here")
+    elif not any((root / path).exists() for path in ("usr/bin/distcc", "usr/local/bin/distcc")):
+        yield warning(f"[distcc] helpers are named, and {root} has no distcc", "install it there")
+    else:
+        yield good("headnode distcc probe asks the helpers to compile")
 
 
 def parse_version(text: str) -> Version:
@@ -71,7 +115,9 @@ def programs(site: Site) -> Iterator[Finding]:
             yield problem(f"{program.name} does not run: {error}")
             continue
         found = parse_version(f"{done.output}\n{done.errors}")
-        if found < program.least:
+        if done.code and not found:
+            yield problem(f"{program.name} does not run: exit code {done.code}", "install it anew")
+        elif found < program.least:
             need = dotted(program.least)
             yield problem(f"{program.name} {dotted(found)} is too old", f"{need} or newer")
         else:
@@ -102,4 +148,6 @@ def _judge(what: str, version: Version) -> Finding:
         return warning(text, f"this was tried with 3.0.83; update to {dotted(LEAST_PORTAGE)}")
     if version < OBSERVABLE:
         return warning(text, f"before {dotted(OBSERVABLE)} a build does not show its phases")
+    if version == SLOW_EMAINT:
+        return replace(good(text), remedy=f"known of it: {EMAINT}")
     return good(text)

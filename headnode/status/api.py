@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from headnode.status.gather import Gatherer
 from headnode.status.model import (
+    Advisory,
     Blade,
     BladeDetail,
     Build,
@@ -30,6 +31,7 @@ from headnode.status.model import (
     Rollout,
     Run,
     Status,
+    Unread,
     Verdict,
 )
 
@@ -113,6 +115,20 @@ ENDPOINTS = (
         summary="One generation, and everything that it changed.",
         kind=GenerationDetail,
         answer=lambda status, look, names: look.generation(names["class"], names["number"]),
+    ),
+    Endpoint(
+        path="/advisories",
+        summary="Security advisories about what blades have, and which blades those are.",
+        kind=Advisory,
+        answer=lambda status, look, names: status.advisories,
+        is_list=True,
+    ),
+    Endpoint(
+        path="/unread",
+        summary="News and messages of ebuilds that nobody has read.",
+        kind=Unread,
+        answer=lambda status, look, names: status.unread,
+        is_list=True,
     ),
     Endpoint(
         path="/mirror",

@@ -19,7 +19,7 @@ from headnode.status.model import (
     Point,
     Status,
 )
-from headnode.status.sources import binhost, building, mirror
+from headnode.status.sources import binhost, building, mirror, security
 from headnode.status.sources.fleet import Fleet, pulls_of, read_fleet
 from headnode.status.verdict import judge
 from schedules.site import Site
@@ -71,6 +71,9 @@ class Gatherer:
         [known] = problems.all_of("What blades did", lambda: [read_fleet(site, now)]) or [Fleet()]
         wanted = {(ring.class_name, ring.name): ring.generation for ring in rings}
         blades = health.blades(self._places, wanted, known)
+        notes = problems.all_of("What is insecure or unread", lambda: security.look(site, blades))
+        advisories = [each for found in notes for each in found.advisories]
+        unread = [each for found in notes for each in found.unread]
         return Status(
             version=self._version,
             now=now,
@@ -83,6 +86,8 @@ class Gatherer:
                 repos=repos,
                 runs=known.runs,
                 rollout=known.rollout,
+                advisories=advisories,
+                unread=unread,
                 problems=problems.points,
             ),
             classes=tuple(site.cluster.classes),
@@ -95,6 +100,8 @@ class Gatherer:
             next_runs=known.next_runs,
             rollout=known.rollout,
             helpers=tuple(helpers),
+            advisories=tuple(advisories),
+            unread=tuple(unread),
         )
 
     def blade(self, status: Status, name: str) -> BladeDetail | None:

@@ -268,6 +268,38 @@ class Helper(Fact):
     note: Line = ""
 
 
+class Advisory(Fact):
+    """A security advisory (GLSA) about what blades have; `nodes` are the blades that have it.
+
+    `severity` is its impact in the advisory's words; of one that cannot be read (`title` says why)
+    nobody knows what it affects.
+    """
+
+    class_name: Line
+    name: Line
+    severity: Line
+    title: Line
+    packages: tuple[Line, ...] = ()
+    generations: tuple[int, ...] = ()
+    rings: tuple[Line, ...] = ()
+    nodes: Line = ""
+    fixed: tuple[Line, ...] = ()
+
+
+class Unread(Fact):
+    """A news item of the tree, or what an ebuild said when it was built, that nobody has read.
+
+    `about` is the item's date, or the package. Once for the fleet.
+    """
+
+    class_name: Line
+    kind: Line  # "news" or "message"
+    name: Line
+    about: Line
+    title: Line
+    text: Text
+
+
 class Level(StrEnum):
     """How urgent something is."""
 
@@ -310,3 +342,5 @@ class Status(Fact):
     next_runs: tuple[NextRun, ...]
     rollout: Rollout | None
     helpers: tuple[Helper, ...]
+    advisories: tuple[Advisory, ...] = ()
+    unread: tuple[Unread, ...] = ()

@@ -26,6 +26,7 @@ MARKED = {
 }
 SIGNS = {"up": "↑", "added": "+", "rebuilt": "↻", "down": "↓", "removed": "−"}  # noqa: RUF001
 GENERATIONS = 5
+MOST_UNREAD = 8
 
 
 def render(status: Status) -> RenderableType:
@@ -44,6 +45,12 @@ def _parts(status: Status) -> Iterator[RenderableType]:
     yield Text()
     yield _generations(status)
     yield Text()
+    if status.advisories:
+        yield _advisories(status)
+        yield Text()
+    if status.unread:
+        yield _unread(status)
+        yield Text()
     yield from _work(status)
 
 
@@ -109,6 +116,29 @@ def _generations(status: Status) -> Table:
         )
     if not status.generations:
         table.add_row(NEVER)
+    return table
+
+
+def _advisories(status: Status) -> Table:
+    table = _table("advisory", "severity", "package", "rings", "blades", "title")
+    for each in status.advisories:
+        table.add_row(
+            Text(f"GLSA-{each.name}"),
+            Text(each.severity),
+            Text(", ".join(each.packages)),
+            Text(", ".join(each.rings) or "-"),
+            Text(each.nodes or "-"),
+            Text(each.title),
+        )
+    return table
+
+
+def _unread(status: Status) -> Table:
+    table = _table("unread", "of", "what")
+    for each in status.unread[:MOST_UNREAD]:
+        table.add_row(Text(each.kind), Text(each.about), Text(each.title))
+    if (more := len(status.unread) - MOST_UNREAD) > 0:
+        table.add_row(f"and {more} more", "", "headnode security")
     return table
 
 

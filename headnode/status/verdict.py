@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from ClusterShell.NodeSet import NodeSet
 
 from headnode.status.model import (
+    Advisory,
     Blade,
     Generation,
     Health,
@@ -18,6 +19,7 @@ from headnode.status.model import (
     Ring,
     Rollout,
     Run,
+    Unread,
     Verdict,
 )
 
@@ -25,6 +27,7 @@ PULLED = frozenset({Health.GOOD, Health.BEHIND, Health.PULLING})
 ORDER = tuple(reversed(Level))  # worst first
 LATE = timedelta(hours=36)  # behind its ring for longer than a night and a day is no waiting
 EXPIRES_SOON = timedelta(hours=48)
+MOST_ADVISORIES = 3  # named in a sentence
 MOST_NAMES = 48  # letters of a node set in a sentence; a longer one is only counted there
 RUN_ENDS = {"failed": (Level.BAD, "failed"), "cut off": (Level.WARN, "was cut off")}
 _ENDS = {"stopped": "was stopped", "interrupted": "was interrupted"}
@@ -40,6 +43,8 @@ def judge(
     repos: Iterable[Repo],
     runs: Sequence[Run] = (),
     rollout: Rollout | None = None,
+    advisories: Sequence[Advisory] = (),
+    unread: Sequence[Unread] = (),
     problems: Iterable[Point] = (),
 ) -> Verdict:
     """The verdict on what was gathered; `problems` are what could not be."""
@@ -51,6 +56,8 @@ def judge(
         *_of_runs(runs),
         *_of_rollout(rollout),
         *_of_publishing(generations),
+        *_of_advisories(advisories),
+        *_of_unread(unread),
     ]
     points.sort(key=lambda point: ORDER.index(point.level))
     level = points[0].level if points else Level.GOOD
@@ -186,3 +193,31 @@ def _of_publishing(generations: Sequence[Generation]) -> Iterator[Point]:
                 "said no.",
                 remedy=f"headnode generations show {each.number}",
             )
+
+
+def _of_advisories(advisories: Sequence[Advisory]) -> Iterator[Point]:
+    if advisories:
+        names = ", ".join(f"GLSA-{each.name}" for each in advisories[:MOST_ADVISORIES])
+        more = ", …" if len(advisories) > MOST_ADVISORIES else ""
+        yield Point(
+            level=Level.WARN,
+            text=f"{_counted(len(advisories), 'security advisory', 'security advisories')} about "
+            f"what blades have: {names}{more}.",
+            remedy="headnode security",
+        )
+
+
+def _of_unread(unread: Sequence[Unread]) -> Iterator[Point]:
+    if unread:
+        news = sum(each.kind == "news" for each in unread)
+        kinds = {
+            _counted(news, "news item", "news items"): news,
+            _counted(len(unread) - news, "message of an ebuild", "messages of ebuilds"): len(unread)
+            - news,
+        }
+        what = " and ".join(words for words, count in kinds.items() if count)
+        yield Point(level=Level.NOTE, text=f"Unread: {what}.", remedy="headnode security --read")
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -9,6 +9,7 @@ from binhost.emerge import (
     Step,
     build_argv,
     build_seconds,
+    completed,
     explain_no_plan,
     lacking,
     parse_failures,
@@ -97,6 +98,8 @@ def test_progress_is_what_starts_ends_and_fails() -> None:
         "Failed to emerge app-misc/broken-1",
         "Completed (2 of 3) app-misc/fine-1::gentoo",
     ]
+    lines = filter(None, map(progress_line, said("build_failed").splitlines()))
+    assert list(filter(None, map(completed, lines))) == [(2, 3)]
 
 
 def test_the_log_of_a_failed_download_names_the_file() -> None:

@@ -140,6 +140,18 @@ def test_an_older_generation_goes_in_front_of_a_ring_as_a_newer_deployment(
     assert promote(old, order("fleet"), None).generation.number == 2
 
 
+def test_a_ring_keeps_what_it_went_back_to_until_something_newer_is_built(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    build_more(old, make_package, finished)
+    go(old)
+    rollback(old, order(), None)
+    again = go(old)
+    assert (again.moved, again.generation.number, again.left) == (False, 1, 2)
+    assert promote(old, order(), 2).moved
+    assert go(old).left is None
+
+
 def test_a_ring_without_an_older_generation_cannot_go_back(old: Binhost) -> None:
     with pytest.raises(PublishError) as error:
         rollback(old, order(), None)

@@ -153,6 +153,34 @@ def test_a_blade_that_pulls_by_itself_is_given_its_timer_and_loses_it_again(here
 
 
 @pytest.mark.lab
+def test_doctor_tells_a_blade_that_was_edited_one_that_is_enrolled_and_one_that_is_off(
+    here: Here,
+) -> None:
+    def says(*config: str) -> list[tuple[str, str]]:
+        found = json.loads(here.headnode(*config, "doctor", "blades", "--json", check=False).output)
+        return [(each["level"], each["text"]) for each in found]
+
+    # The headnode's key alone: it may not look at files, and learns that the pull is there.
+    assert says() == [("good", "blade01: enrolled; their pulls look after their files")]
+    known = here.folder / "state/keys/ssh/known_hosts"
+    own = f"-i {here.folder / 'admin'} -l root -oBatchMode=yes -oUserKnownHostsFile={known}"
+    text = (here.folder / "cluster.toml").read_text()
+    (here.folder / "own.toml").write_text(text.replace('"-l root"', f'"{own}"'))
+    with_his = ("--config", str(here.folder / "own.toml"))
+    assert says(*with_his) == [("good", "1 of 1 blades are as they should be")]
+    here.on("echo 'USE=\"-doc\"' >> /etc/portage/make.conf")
+    assert says(*with_his) == [
+        ("warning", "blade01: /etc/portage/make.conf differ from what it was given")
+    ]
+    here.on("kill $(cat /run/sshd.pid)")
+    [(level, said)] = says(*with_his)
+    assert (level, said.startswith("blade01: not reached (")) == ("problem", True)
+    here.on("$(command -v sshd || echo /usr/sbin/sshd) -f /etc/ssh/test_config")
+    here.enrol("--host-key", here.fingerprint)  # which puts the file right
+    assert says(*with_his) == [("good", "1 of 1 blades are as they should be")]
+
+
+@pytest.mark.lab
 @pytest.mark.parametrize(
     "line",
     [

@@ -1,14 +1,22 @@
 import hashlib
 import os
+import re
 import subprocess
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from config.load import from_values
-from config.overlay import SHIPPED, Dist, Revision, about, ebuild, overlay_files
+from config.overlay import OVERLAY, SHIPPED, Dist, Revision, about, ebuild, overlay_files
+from config.portage import Rendered
 
+GENTOO_NAMES = {
+    "gemato": "app-portage/gemato",
+    "portage": "sys-apps/portage",
+    "tzdata": "sys-libs/timezone-data",
+}
 REVISION = Revision(
     flavour="site",
     version="6.1.192",
@@ -27,10 +35,16 @@ REVISION = Revision(
 )
 
 
+PROGRAMS = Rendered(
+    files={"/usr/local/sbin/headnode-pull": "#!/bin/sh\n", "/usr/local/lib/headnode/a.py": "a\n"},
+    links={"/etc/systemd/system/a.wants/b": "../b"},
+)
+
+
 def overlay(addresses: dict[str, str] | None = None, tools: Dist | None = None) -> dict[str, bytes]:
     values = {"classes": {"blade": {"kernel": "site"}}, "openmosix": {"addresses": addresses or {}}}
     kernels = {"site": (REVISION, {"6.1.192-r3.config": b"CONFIG_A=y\n"}), "blade": None}
-    return overlay_files(from_values(values), kernels, tools)
+    return overlay_files(from_values(values), kernels, PROGRAMS, tools)
 
 
 def test_a_kernel_s_ebuild_says_what_it_is_made_of() -> None:
@@ -130,6 +144,50 @@ def test_whatever_installs_a_module_installs_it_for_the_kernel_in_whose_folder_i
         1,
         "died: Modules of another kernel than 6.1.192-site-r3: bad.ko (6.1.192-site-r2)\n",
     )
+
+
+def test_the_blades_programs_are_a_package_and_the_headnode_is_none() -> None:
+    files = {name: text for name, text in overlay().items() if name.startswith("app-admin/")}
+    [ebuild_of_it] = [name for name in files if name.endswith(".ebuild")]
+    folder = "app-admin/headnode-pull"
+    assert sorted(files.keys() - {ebuild_of_it}) == [
+        f"{folder}/files/usr/local/lib/headnode/a.py",
+        f"{folder}/files/usr/local/sbin/headnode-pull",
+    ]
+    said = files[ebuild_of_it].decode()
+    assert "\tfperms 0755 /usr/local/sbin/headnode-pull\n" in said
+    assert "\tdosym ../b /etc/systemd/system/a.wants/b\n" in said
+
+
+def test_a_set_brings_the_overlay_when_it_has_a_kernel_or_the_pull(tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    world.write_text("app-admin/headnode-pull\n")
+    for cls, has in (
+        ({"packages": ["app-misc/hello"]}, False),
+        ({"packages": ["app-admin/headnode-pull"]}, True),
+        ({"packages": ["app-misc/hello"], "world": world}, True),
+        ({"kernel": "blade"}, True),
+    ):
+        assert (OVERLAY in from_values({"classes": {"blade": cls}}).mirror.repos) is has
+
+
+def test_the_headnode_s_ebuild_needs_what_its_wheel_needs() -> None:
+    """Names as the Gentoo tree has them; the version is the one of pyproject.toml."""
+    project = tomllib.loads((SHIPPED.parents[1] / "pyproject.toml").read_text())["project"]
+    path = SHIPPED / f"app-admin/headnode/headnode-{project['version']}.ebuild"
+    needs = path.read_text().partition('RDEPEND="')[2].partition('"')[0].split()
+    lacking = []
+    for words in project["dependencies"]:
+        name, first, *others = re.split(r"(?=[<>])|,", words)
+        atom = GENTOO_NAMES.get(name, f"dev-python/{name.lower().replace('_', '-')}")
+        if name == "tzdata":
+            lacking += [atom] if atom not in needs else []
+            continue
+        for limit in (first, *filter(None, others)):
+            sign, version = re.fullmatch(r"([<>=]+)(.+)", limit).groups()  # type: ignore[union-attr]
+            wanted = f"{sign}{atom}-{version}"
+            lacking += [wanted] if wanted not in needs else []
+    assert lacking == []
 
 
 def test_the_map_is_a_package_whose_version_is_its_content() -> None:

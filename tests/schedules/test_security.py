@@ -11,10 +11,14 @@ import pytest
 
 from binhost import builder
 from binhost.advisories import Advisory, Unreadable, advisories, news
+from blades.inventory import all_blades
 from config.template import render
 from headnode.cli import run
 from schedules.cycle import build_once, newest_set
+from schedules.ledger.ledger import Ledger
+from schedules.ledger.recorder import Recorder
 from schedules.moving import publish_once
+from schedules.rollout import BladeReport, Result
 from schedules.site import Site
 
 GLSA = """<?xml version="1.0" encoding="UTF-8"?>
@@ -131,7 +135,7 @@ def test_news_is_for_those_who_have_what_it_is_about(tmp_path: Path) -> None:
     assert titles == [["A tool for all"], [], ["A tool for none"]]
 
 
-def test_the_command_says_what_rings_have_and_news_once(
+def test_the_command_says_what_blades_have_and_news_once(
     site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "cluster.toml"
@@ -142,15 +146,20 @@ def test_the_command_says_what_rings_have_and_news_once(
     (elog / "app-misc:tool-1:20260101-000000.log").write_text("WARN: postinst\nMind the tool.\n")
     (elog / "app-misc:gone-1:20260101-000000.log").write_text("WARN: postinst\nGone.\n")
 
+    blade, moment = all_blades(site.cluster)[0], datetime.now(UTC)
+    with Ledger.of(site) as ledger, Recorder(ledger) as recorder:
+        has = BladeReport(blade=blade.name, ring=blade.ring, result=Result.UPDATED, generation=1)
+        recorder.pulled(has, moment)
+
     assert run(["--config", str(config), "security", "--read"]) == 1
     out = capsys.readouterr().out.splitlines()
     assert [" ".join(line.split()) for line in out[:4]] == [
-        "advisory severity package generation rings fixed in title",
-        "GLSA-202601-05 low app-misc/oneway-1 1 canary nothing yet "
+        "advisory severity package generation rings blades fixed in title",
+        f"GLSA-202601-05 low app-misc/oneway-1 1 canary {blade.name} nothing yet "
         "app-misc/oneway: it can be broken into",
-        "GLSA-202601-03 normal dev-libs/libgate-1 1 canary nothing yet "
+        f"GLSA-202601-03 normal dev-libs/libgate-1 1 canary {blade.name} nothing yet "
         "dev-libs/libgate: it can be broken into",
-        "GLSA-202601-01 high app-misc/tool-1 1 canary >=app-misc/tool-2 "
+        f"GLSA-202601-01 high app-misc/tool-1 1 canary {blade.name} >=app-misc/tool-2 "
         "app-misc/tool: it can be broken into",
     ]
     assert out[4:] == [

@@ -25,7 +25,7 @@ from mirror import sets
 from schedules import progress
 from schedules.ledger.ledger import Ledger
 from schedules.missed import catch_up_once, missed_once
-from schedules.moving import promote_once, rollback_once
+from schedules.moving import Asked, promote_once, rollback_once
 from schedules.progress import Phase, Progress
 from schedules.rollout import BladeReport
 from schedules.rollouts import roll_out_once
@@ -231,6 +231,21 @@ def test_a_ring_goes_back_to_what_its_blades_had_and_not_to_what_failed_before(
     done, _, _ = fleet.run()
     assert done.why.endswith("Its ring went back to generation 1")
     assert fleet.rings() == {"canary": 1, "fleet": 1}
+
+
+def test_a_ring_is_not_given_again_what_somebody_took_it_back_from(fleet: Fleet) -> None:
+    fleet.run()
+    now, notes = datetime.now(UTC), Notes([])
+    rollback_once(fleet.site, "blade", "fleet", 1, now=now, asked=Asked(note="bad"), watch=notes)
+    _, _, said = fleet.run()
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+    assert (
+        "Ring fleet went back from generation 2: headnode promote 2 --ring fleet gives it that one "
+        "again"
+    ) in said
+    promote_once(fleet.site, "blade", "canary", 3, now=datetime.now(UTC), watch=notes)
+    fleet.run()
+    assert fleet.rings() == {"canary": 3, "fleet": 3}
 
 
 def test_a_first_generation_that_fails_has_no_way_back_and_says_so(fleet: Fleet) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -198,6 +199,69 @@ def fill(site: Site) -> None:
             upstreams={"rsync://upstream/gentoo": Tried(last_try=NIGHT)},
         ),
     )
+
+
+GLSA = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE glsa SYSTEM "http://www.gentoo.org/dtd/glsa.dtd">
+<glsa id="{name}"><title>{title}</title><synopsis>s</synopsis><product type="ebuild">x</product>
+<announced>2026-03-01</announced><revised count="01">2026-03-01</revised><access>remote</access>
+<affected><package name="{package}" auto="yes" arch="*">
+<unaffected range="ge">{fixed}</unaffected><vulnerable range="lt">{fixed}</vulnerable>
+</package></affected>
+<background><p>b</p></background><description><p>d</p></description>
+<impact type="{severity}"><p>i</p></impact><workaround><p>w</p></workaround>
+<resolution><p>r</p></resolution><references></references>
+</glsa>
+"""
+GLSAS = (
+    ("202603-07", "OpenSSL: Multiple vulnerabilities", "dev-libs/openssl", "3.3.4", "high"),
+    ("202602-03", "Python: Denial of service", "dev-lang/python", "3.13.2", "normal"),
+)
+NEWS = """Title: OpenSSH 10 drops DSA keys
+Author: The tests <tests@blades.example>
+Posted: 2026-03-02
+Revision: 1
+News-Item-Format: 2.0
+Display-If-Installed: net-misc/openssh
+
+Keys of the kind ssh-dss are refused from net-misc/openssh-10 on.
+"""
+ELOG = """WARN: postinst
+slurmdbd's tables are converted at its first start.
+Have a copy of its database before it is updated.
+"""
+
+
+def make_insecure(site: Site, stamp: str = "20260304T013100Z", advisories: int = 2) -> None:
+    """A newest tree with advisories about what blades have, and news; and an ebuild's message."""
+    repo = site.state / "mirror/repos/gentoo"
+    tree = repo / "snapshots" / stamp
+    for name, title, package, fixed, severity in GLSAS[:advisories]:
+        text = GLSA.format(name=name, title=title, package=package, fixed=fixed, severity=severity)
+        write_atomic(tree / f"metadata/glsa/glsa-{name}.xml", text)
+    item = "2026-03-02-openssh-dsa"
+    write_atomic(tree / f"metadata/news/{item}/{item}.en.txt", NEWS)
+    (repo / "current").unlink(missing_ok=True)
+    (repo / "current").symlink_to(f"snapshots/{stamp}")
+    elog = site.binhost("blade").build_folder / "logs/elog"
+    write_atomic(elog / "sys-cluster:slurm-24.11.1:20260302-021500.log", ELOG)
+
+
+@pytest.fixture
+def insecure() -> Callable[..., None]:
+    """Gives a site's newest tree advisories and news, and its builder a message."""
+    return make_insecure
+
+
+@pytest.fixture
+def get() -> Callable[[str], str]:
+    """What is at an address."""
+
+    def ask(url: str) -> str:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return str(answer.read().decode())
+
+    return ask
 
 
 def night_of(site: Site) -> Fleet:

@@ -150,7 +150,7 @@ Serve = Callable[..., Server]
 
 # name: (blades, path, width, height, dark)
 SHOTS = {
-    "status-light": (58, "/", 1100, 1290, False),
+    "status-light": (58, "/", 1100, 1560, False),
     "status-dark": (58, "/", 1100, 760, True),
     "status-phone": (58, "/", 390, 844, False),
     "status-1000": (1000, "/", 1100, 1000, False),
@@ -160,10 +160,17 @@ SHOTS = {
 
 @pytest.mark.parametrize("name", SHOTS)
 def test_a_page_fits_and_breaks_none_of_its_rules(
-    name: str, look: Look, serve: Serve, browser: Browser, tmp_path: Path
+    name: str,
+    look: Look,
+    insecure: Callable[..., None],
+    serve: Serve,
+    browser: Browser,
+    tmp_path: Path,
 ) -> None:
     blades, path, width, height, dark = SHOTS[name]
-    server = serve(look(blades).site)
+    looked = look(blades)
+    insecure(looked.site)
+    server = serve(looked.site)
     browser.said.clear()
     browser.look(width, height, dark=dark)
     browser.go(f"{server.url}{path}")
