@@ -109,8 +109,8 @@ class _Examination:
             packages=present.packages if present else (),
             read=lambda: self._entries(present) if present else {},
         )
-        generation, entries = self.move.generation, self.move.entries
-        new = Stand(atoms=generation.atoms, packages=generation.packages, read=lambda: entries)
+        entries = self.move.entries
+        new = Stand(atoms=self.move.generation.atoms, packages=entries, read=lambda: entries)
         limit = self.site.cluster.publish.max_gone_percent
         return monotonic.examine(old, new, max_gone_percent=limit)
 

@@ -103,7 +103,8 @@ def test_the_overlay_has_each_kernel_and_stands_in_for_one_that_was_never_built(
 
 def test_packages_of_modules_have_a_virtual_whose_sub_slot_is_the_kernel_s_revision() -> None:
     cluster = from_values({"classes": {"blade": {"kernel": "site"}}})
-    files = overlay_files(cluster, {"site": (REVISION, {"6.1.192-r3.config": b"CONFIG_A=y\n"})})
+    kernels = {"site": (REVISION, {"6.1.192-r3.config": b"CONFIG_A=y\n"})}
+    files = overlay_files(cluster, kernels, PROGRAMS)
     virtual = files["virtual/dist-kernel/dist-kernel-6.1.192-r3.ebuild"].decode()
     assert 'SLOT="0/6.1.192-r3"\n' in virtual
     assert 'RDEPEND="=sys-kernel/headnode-site-6.1.192-r3"\n' in virtual
