@@ -38,7 +38,7 @@ test: lint ## lint, types and tests: what CI runs; WORKERS=1 for one after the o
 
 .PHONY: test-full
 test-full: test ## every test, the long ones too
-	@$(TESTS) -m slow $(ARGS) $(TIDY)
+	@$(TESTS) -m slow $(PARALLEL) $(ARGS) $(TIDY)
 
 .PHONY: lab58
 lab58: ready-for-tests ## the cycle with 58 blades, for real
