@@ -37,8 +37,8 @@ test: lint ## lint, types and tests: what CI runs; WORKERS=1 for one after the o
 	@$(TESTS) -m "not slow" $(PARALLEL) $(ARGS) $(TIDY)
 
 .PHONY: test-full
-test-full: test ## every test, the long ones too
-	@$(TESTS) -m slow $(PARALLEL) $(ARGS) $(TIDY)
+test-full: lint ## every test, the long ones too
+	@$(TESTS) $(PARALLEL) $(ARGS) $(TIDY)
 
 .PHONY: lab58
 lab58: ready-for-tests ## the cycle with 58 blades, for real
