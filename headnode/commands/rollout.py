@@ -163,11 +163,7 @@ def show_reboots(reports: list[RebootReport]) -> None:
 
 def reboot_exit_code(reports: list[RebootReport]) -> ExitCode:
     """0 if every blade runs what it is due, 3 if some do, 1 if none does. Pure."""
-    counted = [each for each in reports if each.fate is not Fate.DRAINED]
-    good = sum(each.good for each in counted)
-    if good == len(counted):
-        return ExitCode.OK
-    return ExitCode.PARTLY if good else ExitCode.FAILED
+    return _code([each.good for each in reports if each.fate is not Fate.DRAINED])
 
 
 @rollout.command()
@@ -257,8 +253,10 @@ def show_reports(reports: list[BladeReport]) -> None:
 
 def exit_code(reports: list[BladeReport]) -> ExitCode:
     """0 if every blade is good, 3 if some are, 1 if none is; drained ones do not count. Pure."""
-    counted = [report for report in reports if report.result is not Result.DRAINED]
-    good = sum(report.good for report in counted)
-    if good == len(counted):
+    return _code([each.good for each in reports if each.result is not Result.DRAINED])
+
+
+def _code(good: list[bool]) -> ExitCode:
+    if all(good):
         return ExitCode.OK
-    return ExitCode.PARTLY if good else ExitCode.FAILED
+    return ExitCode.PARTLY if any(good) else ExitCode.FAILED
