@@ -1,9 +1,11 @@
 """What several tests share: a rehearsal that is up, and the promise that nothing skips unseen."""
 
+import os
+import pty
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,26 @@ def start_distccd() -> Callable[..., None]:
             time.sleep(0.05)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def on_terminal() -> Callable[[Sequence[str]], str]:
+    """Run a command on a terminal of 160 columns, to its good end; what it shows there."""
+
+    def run(argv: Sequence[str]) -> str:
+        parent, child = pty.openpty()
+        command = ["env", "TERM=xterm", "COLUMNS=160", *argv]
+        with subprocess.Popen(command, stdin=child, stdout=child, stderr=child) as process:
+            os.close(child)
+            said = b""
+            while True:
+                try:
+                    said += os.read(parent, 65536)
+                except OSError:  # the other end is closed: EIO on Linux
+                    break
+        os.close(parent)
+        text = said.decode(errors="replace")
+        assert process.returncode == 0, text
+        return text
+
+    return run

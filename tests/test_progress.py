@@ -3,11 +3,8 @@
 In a lab of one blade; a pseudo-terminal is what each command is run on.
 """
 
-import os
-import pty
 import re
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -43,27 +40,11 @@ def up(tmp_path_factory: pytest.TempPathFactory, tarballs: Path) -> Iterator[Reh
         yield made
 
 
-def on_terminal(up: Rehearsal, *words: str) -> str:
-    """What a command shows on a terminal, its end last."""
-    parent, child = pty.openpty()
-    argv = ["env", "TERM=xterm", "COLUMNS=160", *up.argv(*words)]
-    with subprocess.Popen(argv, stdin=child, stdout=child, stderr=child) as process:
-        os.close(child)
-        said = b""
-        while True:
-            try:
-                said += os.read(parent, 65536)
-            except OSError:  # the other end is closed: EIO on Linux
-                break
-    os.close(parent)
-    text = said.decode(errors="replace")
-    assert process.returncode == 0, text
-    return text
-
-
 @pytest.mark.parametrize(("line", "bar"), COMMANDS, ids=[line for line, _ in COMMANDS])
-def test_a_long_command_shows_a_bar_on_a_terminal(up: Rehearsal, line: str, bar: str) -> None:
-    shown = on_terminal(up, *line.split())
+def test_a_long_command_shows_a_bar_on_a_terminal(
+    up: Rehearsal, on_terminal: Callable[[Sequence[str]], str], line: str, bar: str
+) -> None:
+    shown = on_terminal(up.argv(*line.split()))
     assert "\u2501" in shown
     assert re.search(bar, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)), shown
 

@@ -1,9 +1,8 @@
 """How work is shown that takes long: a bar with rate and time to go, and lines off a terminal."""
 
-import os
-import pty
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -37,20 +36,10 @@ def test_a_pace_is_how_far_how_fast_and_how_long(
     assert pace(unit, done, total, seconds) == said
 
 
-def test_a_terminal_has_a_bar_and_the_lines_above_it() -> None:
-    parent, child = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen([sys.executable, "-c", WORK], stderr=child, env=environment) as process:
-        os.close(child)
-        said = b""
-        while True:
-            try:
-                said += os.read(parent, 4096)
-            except OSError:  # the other end is closed: EIO on Linux
-                break
-    os.close(parent)
-    assert process.returncode == 0
-    text = said.decode()
+def test_a_terminal_has_a_bar_and_the_lines_above_it(
+    on_terminal: Callable[[Sequence[str]], str],
+) -> None:
+    text = on_terminal([sys.executable, "-c", WORK])
     assert "Building three" in text
     assert "━" in text
     assert "3 of 3 packages, " in text
