@@ -52,7 +52,7 @@ class Entries(Mapping[str, str]):
         self._asked += 1
         if self._asked > FEW or name not in self.names:
             return self._apart[name]
-        start, end = _block(self.text, name)
+        start, end = block_of(self.text, name)
         return self.text[start:end].strip("\n") + "\n"
 
     def __contains__(self, name: object) -> bool:
@@ -97,7 +97,7 @@ def changed(entries: Entries, after: Sequence[str], entry_of: Callable[[str], st
     behind = len(text) + 1  # where an entry would start, after the empty line that is to come
     for name in sorted(gone | come):
         place = bisect_left(before, name)
-        start, end = _block(text, before[place]) if place < len(before) else (behind, behind)
+        start, end = block_of(text, before[place]) if place < len(before) else (behind, behind)
         if at < start:
             parts.append(text[at : start - 1])
         if name in come:
@@ -112,7 +112,7 @@ def _sorted(names: Sequence[str]) -> bool:
     return list(names) == sorted(names)
 
 
-def _block(text: str, name: str) -> tuple[int, int]:
+def block_of(text: str, name: str) -> tuple[int, int]:
     """Where the entry of that name starts, and where the next one does.
 
     Raises:

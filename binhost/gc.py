@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from binhost.index import join_entries
-from binhost.pool import Pool, join_digests, parse_digests
+from binhost.pool import Pool
 from binhost.publish import Binhost
 from binhost.records import BuildResult, Deployment, read
 from binhost.tags import names_of, read_tags
-from headnode.files import locked, remove_tree, sync_folder, write_atomic
+from headnode.files import locked, remove_tree, sync_folder
 
 OnProgress = Callable[[int, int], None]
 
@@ -258,22 +257,12 @@ def _empty(folder: Path) -> None:
 
 
 def _drop_packages(pool: Pool, names: Collection[str], on_progress: OnProgress) -> None:
-    for file in (pool.entries_file, pool.digests_file):
-        for litter in pool.folder.glob(f".{file.name}.*"):  # of one that was killed
-            litter.unlink()
+    pool.clear_litter()
     for litter in pool.folder.glob("*/*/.*"):  # of a repair that was killed
         litter.unlink()
     if not names:
         return
-    entries = pool.entries()
-    if entries.keys() & names:
-        left = (entry for name, entry in entries.items() if name not in names)
-        write_atomic(pool.entries_file, join_entries(left))
-    if pool.digests_file.exists():
-        digests = parse_digests(pool.digests_file.read_text())
-        left_digests = {name: each for name, each in digests.items() if name not in names}
-        if left_digests != digests:
-            write_atomic(pool.digests_file, join_digests(left_digests))
+    pool.journal.drop(names)
     for number, name in enumerate(names, 1):
         on_progress(number, len(names))
         path = pool.folder / name

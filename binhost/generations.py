@@ -132,7 +132,7 @@ def entries_of(packages: BuildResult | Generation, stock: Stock) -> Entries:
         PublishError: the pool lacks a package.
     """
     require_all(packages, stock)
-    blocks = (stock.entries[name] for name in packages.packages)
+    blocks = (stock.entry(name) for name in packages.packages)
     return Entries(join_entries(blocks), packages.packages)
 
 
@@ -142,7 +142,7 @@ def require_all(packages: BuildResult | Generation, stock: Stock) -> None:
     Raises:
         PublishError: naming those that it lacks.
     """
-    if missing := sorted(set(packages.packages).difference(stock.entries)):
+    if missing := sorted(set(packages.packages).difference(stock.sha256)):
         raise PublishError(f"The pool lacks {', '.join(missing)}.", remedy="Build again.")
 
 

@@ -3,12 +3,12 @@
 ::
 
     pool/<cat>/<pn>/<pf>-<build_id>.gpkg.tar    (or .xpak, the format of older binhosts)
-    pool/entries      the index entries of all of them, in the order of their names
-    pool/sha256       their digests, as sha256sum(1) checks them
-    pool/build-ids    the highest build id that each version ever had (`binhost.build_ids`)
+    pool/entries      the index entries of all of them, in the order in which they came
+    pool/sha256       their digests, as sha256sum(1) checks them (both: `binhost.journal`)
+    pool/build-ids    the build ids that each version ever had (`binhost.build_ids`)
 
-A build id is taken first, then the package is linked into the pool, its digest written, and its
-entry last: a file that no entry names is never offered, and is entered again by the next publish.
+A build id is taken first, then the package is linked into the pool, its entry added, and its digest
+last: a file that has none is never offered, and is entered again by the next publish.
 """
 
 from __future__ import annotations
@@ -16,23 +16,46 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from glob import glob
 from pathlib import Path, PurePosixPath
 
 from binhost import build_ids
-from binhost.entries import Entries, changed
+from binhost.entries import Entries
 from binhost.entry import GPKG, SUFFIXES, XPAK, make_entry
+from binhost.journal import Journal
 from headnode.errors import PublishError
-from headnode.files import digests, sync_together, write_atomic, write_in_turn
+from headnode.files import digests, sync_together
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, for cached_property
 class Stock:
-    """What a pool has, by name: the index entries, and the SHA-256 of each file's content."""
+    """What a pool has: the SHA-256 of each file's content, by name, and the index entries.
 
-    entries: Entries
+    `added` are the entries that came in just now; the others are read when one is asked for.
+    """
+
+    journal: Journal
     sha256: Mapping[str, str]
+    added: Mapping[str, str] = field(default_factory=dict)
+
+    def entry(self, name: str) -> str:
+        """The index entry of a package.
+
+        Raises:
+            PublishError: the pool's index is damaged.
+        """
+        return self.added[name] if name in self.added else self.entries[name]
+
+    @cached_property
+    def entries(self) -> Entries:
+        """The index entries of all packages.
+
+        Raises:
+            PublishError: the pool's index is damaged.
+        """
+        return self.journal.entries(self.sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +65,9 @@ class Pool:
     folder: Path
 
     @property
-    def entries_file(self) -> Path:
-        """Where the entries are."""
-        return self.folder / "entries"
-
-    @property
-    def digests_file(self) -> Path:
-        """Where the digests are."""
-        return self.folder / "sha256"
+    def journal(self) -> Journal:
+        """The index."""
+        return Journal(folder=self.folder)
 
     @property
     def build_ids_file(self) -> Path:
@@ -67,31 +85,16 @@ class Pool:
         return build_ids.with_names(build_ids.read(self.build_ids_file), names)
 
     def stock(self) -> Stock:
-        """Everything that the pool offers.
+        """Everything that the pool offers."""
+        return Stock(journal=self.journal, sha256=self.journal.digests())
+
+    def entries(self) -> Entries:
+        """The index entry of every package, by its name in the pool.
 
         Raises:
             PublishError: a package has no digest.
         """
-        entries, sha256 = self.entries(), parse_digests(self._digests_text())
-        if lacking := sorted(entries.names.keys() - sha256.keys()):
-            raise PublishError(
-                f"{self.digests_file} lacks {', '.join(lacking)}.",
-                remedy="It is damaged: put it back from a backup.",
-            )
-        return Stock(entries=entries, sha256=sha256)
-
-    def _digests_text(self) -> str:
-        try:
-            return self.digests_file.read_text()
-        except FileNotFoundError:
-            return ""
-
-    def entries(self) -> Entries:
-        """The index entry of every package, by its name in the pool."""
-        try:
-            return Entries(self.entries_file.read_bytes().decode())
-        except FileNotFoundError:
-            return Entries("")
+        return self.stock().entries
 
     def files(self) -> set[str]:
         """The names of the package files that are there, with an entry or without."""
@@ -110,24 +113,22 @@ class Pool:
         staged = package_names(staging)
         names, new = set(names), {}
         for name in sorted(names & staged):
-            if name in known.entries and not _is_entered(staging / name, known.sha256[name]):
+            if name in known.sha256 and not _is_entered(staging / name, known.sha256[name]):
                 raise _other_content(staging / name, name)
-        for name in sorted(names.difference(known.entries)):
-            _require_one_format(name, known.entries, names)
+        for name in sorted(names.difference(known.sha256)):
+            _require_one_format(name, known.sha256, names)
             new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
         if not new:
             return known
-        self._clear_litter()
-        self._take_build_ids(known.entries, new)
-        self._link(staging, new)
-        stock = _with(known, new)
-        write_in_turn(
-            {
-                self.digests_file: join_digests(stock.sha256),
-                self.entries_file: stock.entries.text,
-            }
+        self.clear_litter()
+        self._take_build_ids(known.sha256, new)
+        changed = self._link(staging, new)
+        self.journal.add(new, known.sha256, [self.build_ids_file, *changed])
+        return Stock(
+            journal=self.journal,
+            sha256={**known.sha256, **{name: digest for name, (_, digest) in new.items()}},
+            added={**known.added, **{name: entry for name, (entry, _) in new.items()}},
         )
-        return stock
 
     def _source(self, staging: Path, name: str) -> Path:
         """Where a package without an entry is: in the pool if a killed publish linked it."""
@@ -143,20 +144,18 @@ class Pool:
             raise _other_content(source, name)
         return target if target.exists() else source
 
-    def _clear_litter(self) -> None:
-        """Drop what a publish that was killed had half written."""
-        for file in (self.entries_file, self.digests_file, self.build_ids_file):
-            for litter in self.folder.glob(f".{file.name}.*"):
-                litter.unlink()
+    def clear_litter(self) -> None:
+        """Drop what one that was killed had half written of the index."""
+        for litter in self.folder.glob(".*"):
+            litter.unlink()
 
     def _take_build_ids(self, known: Iterable[str], new: Iterable[str]) -> None:
         """Write down, for good, that these names were given."""
         before = build_ids.read(self.build_ids_file)
-        after = build_ids.with_names(before, new if before else [*known, *new])
-        if after != before:
-            write_atomic(self.build_ids_file, build_ids.to_text(after))
+        build_ids.note(self.build_ids_file, before, new if before else [*known, *new])
 
-    def _link(self, staging: Path, names: Iterable[str]) -> None:
+    def _link(self, staging: Path, names: Iterable[str]) -> list[Path]:
+        """Link packages in, and return what is to be made durable for that."""
         folders, links = {self.folder}, dict[Path, Path]()
         for name in names:
             source, target = staging / name, self.folder / name
@@ -168,7 +167,7 @@ class Pool:
         sync_together(links.values())
         for target, source in links.items():
             os.link(source, target)
-        sync_together(folders)
+        return sorted(folders)
 
 
 def _require_one_format(name: str, *others: Container[str]) -> None:
@@ -180,27 +179,6 @@ def _require_one_format(name: str, *others: Container[str]) -> None:
                 f"{name} and {other} are the same build of one package.",
                 remedy="Build the package again: it then gets a build id of its own.",
             )
-
-
-def _with(known: Stock, new: Mapping[str, tuple[str, str]]) -> Stock:
-    """What there is when `new` (name -> entry and digest) is in as well, in the order of names."""
-    names = sorted(known.entries.names.keys() | new.keys())
-    digests = {**known.sha256, **{name: digest for name, (_, digest) in new.items()}}
-    return Stock(
-        entries=changed(known.entries, names, lambda name: new[name][0]),
-        sha256=dict(sorted(digests.items())),
-    )
-
-
-def parse_digests(text: str) -> dict[str, str]:
-    """What a file of sha256sum(1) says: name -> hex digest; names have no spaces. Pure."""
-    words = text.split()
-    return dict(zip(words[1::2], words[::2], strict=True))
-
-
-def join_digests(sha256: Mapping[str, str]) -> str:
-    """A file for `sha256sum --check`. Pure."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sha256.items())
 
 
 def _is_entered(path: Path, sha256: str) -> bool:

@@ -148,8 +148,9 @@ def publish(binhost: Binhost, order: Order) -> Published:
         # Before the pool's index is read: a large process takes long to start a small one.
         _sign(binhost, signer, set(result.packages).difference(latest.packages if latest else ()))
         known = binhost.pool.stock()
-        new = tuple(sorted(set(result.packages).difference(known.entries)))
+        new = tuple(sorted(set(result.packages).difference(known.sha256)))
         stock = binhost.pool.add(binhost.staging, result.packages, known)
+        _require_same(binhost, latest, stock)
         entries = _entries(binhost, latest, result, stock)
         generation = binhost.generations.propose(
             result, stock.sha256, entries, latest=latest, why=order.why, now=order.now
@@ -163,7 +164,7 @@ def publish(binhost: Binhost, order: Order) -> Published:
             binhost.generations.put(generation, entries)
             move = replace(move, generation=generation)
         published = replace(_bring(binhost, order, move, signer), new_packages=new)
-        _clear_staging(binhost, stock.entries)
+        _clear_staging(binhost, stock.sha256)
         return published
 
 
@@ -190,6 +191,22 @@ def _nothing_new(
     return Published(generation=latest, deployment=current, new_packages=(), moved=False)
 
 
+def _require_same(binhost: Binhost, latest: Generation | None, stock: Stock) -> None:
+    """Check what entered under a name that the newest generation has: the pool had lost its index.
+
+    Raises:
+        PublishError: it is not what was published.
+    """
+    before = latest.packages if latest else {}
+    for name in stock.added:
+        published = before.get(name)
+        if published not in (None, stock.sha256[name]):
+            raise PublishError(
+                f"{binhost.pool.folder / name} is not what was published under that name.",
+                remedy="headnode generations verify --repair looks for what was.",
+            )
+
+
 def _entries(
     binhost: Binhost, latest: Generation | None, result: BuildResult, stock: Stock
 ) -> Entries:
@@ -199,7 +216,7 @@ def _entries(
     require_all(result, stock)
     try:
         before = binhost.generations.entries(latest)
-        return changed(before, result.packages, stock.entries.__getitem__)
+        return changed(before, result.packages, stock.entry)
     except (PublishError, FileNotFoundError):  # damaged: headnode generations verify says so
         return entries_of(result, stock)
 

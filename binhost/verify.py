@@ -123,14 +123,17 @@ def _pool_index(pool: Pool, wanted: Mapping[str, Wanted]) -> Iterable[Finding]:
     """What the pool says otherwise of these packages than their generations: publishes go by it."""
     try:
         stock = pool.stock()
+        entries = stock.entries
     except (PublishError, UnicodeDecodeError) as error:
         yield Finding(path=pool.folder, what=f"its index cannot be read: {error}")
         return
     for name, each in wanted.items():
-        if each.entry and stock.entries.get(name) != each.entry:
-            yield Finding(path=pool.entries_file, what=f"it has not the published entry of {name}")
-        if stock.sha256.get(name) != each.sha256:
-            yield Finding(path=pool.digests_file, what=f"it has not the published digest of {name}")
+        if stock.sha256.get(name) != each.sha256:  # without it, its entry does not count
+            what = f"it has not the published digest of {name}"
+            yield Finding(path=pool.journal.digests_file, what=what)
+        elif each.entry and entries.get(name) != each.entry:
+            what = f"it has not the published entry of {name}"
+            yield Finding(path=pool.journal.entries_file, what=what)
 
 
 def _packages(

@@ -63,20 +63,22 @@ def write_atomic(
     sync_folder(path.parent)
 
 
-def write_in_turn(files: Mapping[Path, bytes | str]) -> None:
-    """Put each content at its path in one rename, in this order also for whoever loses power."""
-    beside: dict[Path, Path] = {}
+def append(path: Path, content: str) -> None:
+    """Write at the end of a file, which may be a new one. It is not durable yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(content.encode())
+
+
+def tail_of(path: Path, size: int) -> str:
+    """The last `size` bytes of a file; nothing if there is none."""
     try:
-        for path, content in files.items():
-            beside[path] = _write_beside(path, content)
-        sync_together(beside.values())
-        for path in files:
-            beside[path].replace(path)
-            sync_folder(path.parent)
-    except BaseException:
-        for each in beside.values():
-            each.unlink(missing_ok=True)
-        raise
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _write_beside(

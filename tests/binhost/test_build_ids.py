@@ -24,9 +24,9 @@ def pool(tmp_path: Path) -> Pool:
 def collect(pool: Pool, name: str) -> None:
     """Remove a package with its entry and digest, as a clean-up does."""
     entries = {each: entry for each, entry in pool.entries().items() if each != name}
-    pool.entries_file.write_text(join_entries(entries.values()))
-    lines = pool.digests_file.read_text().splitlines(keepends=True)
-    pool.digests_file.write_text("".join(line for line in lines if name not in line))
+    pool.journal.entries_file.write_text(join_entries(entries.values()))
+    lines = pool.journal.digests_file.read_text().splitlines(keepends=True)
+    pool.journal.digests_file.write_text("".join(line for line in lines if name not in line))
     (pool.folder / name).unlink()
 
 

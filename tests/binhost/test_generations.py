@@ -1,19 +1,21 @@
 """A generation is there whole or not at all, and never changes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from binhost.entries import Entries
 from binhost.generations import Generations, entries_of
+from binhost.journal import Journal
 from binhost.pool import Stock
 from binhost.records import BuildResult
 from headnode.errors import PublishError
 
 A, B = "app-misc/a/a-1-1.gpkg.tar", "app-misc/b/b-1-1.gpkg.tar"
 ENTRIES = {name: f"CPV: app-misc/{name[9]}-1\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
-STOCK = Stock(entries=Entries.of(ENTRIES), sha256={A: "aa", B: "bb"})
+EMPTY = Stock(journal=Journal(folder=Path("nowhere")), sha256={})
+STOCK = replace(EMPTY, sha256={A: "aa", B: "bb"}, added=ENTRIES)
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_each_part_of_the_state_makes_a_new_generation(
 
 def test_a_package_that_the_pool_lacks_is_named(result: BuildResult) -> None:
     with pytest.raises(PublishError) as error:
-        entries_of(result, Stock(entries=Entries(""), sha256={}))
+        entries_of(result, EMPTY)
     assert str(error.value) == f"The pool lacks {A}. Build again."
 
 

@@ -258,6 +258,25 @@ def test_a_damaged_pool_leaves_the_ring_as_it_was(
     assert tree_of(old.folder / "rings/canary") == before
 
 
+def test_a_pool_that_lost_its_index_does_not_take_a_changed_file_for_what_was_published(
+    old: Binhost, finished: Any, make_package: Any
+) -> None:
+    [name] = old.pool.files()
+    for path in (old.pool.journal.digests_file, old.pool.journal.entries_file):
+        path.write_text("")
+    old.staging.mkdir(exist_ok=True)
+    other = make_package(old.staging, "a-1", image=b"other")
+    (old.staging / other).replace(old.pool.folder / name)
+    finished(old.build_folder, name, make_package(old.staging, "b-1"))
+    with pytest.raises(PublishError) as error:
+        go(old)
+    assert str(error.value) == (
+        f"{old.pool.folder / name} is not what was published under that name. "
+        "headnode generations verify --repair looks for what was."
+    )
+    assert old.generations.numbers() == [1]
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("PATH: x\n")])
 def test_damaged_entries_of_the_generation_before_do_not_get_into_the_next(
     old: Binhost, make_package: Any, finished: Any, damage: Callable[[Path], object]

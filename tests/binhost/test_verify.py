@@ -109,8 +109,9 @@ D2 = "rings/canary/deployments/2"
         (link_away, f"pool/{A}", "it is no regular file"),
         (Path.unlink, f"pool/{A}", "it is not there"),
         (drop, "pool/entries", f"it has not the published entry of {A}"),
+        (drop, "pool/sha256", f"it has not the published digest of {A}"),
         (
-            drop,
+            Path.unlink,
             "pool/sha256",
             "its index cannot be read: {folder}/pool/sha256 lacks "
             + f"{A}, {B}. It is damaged: put it "
