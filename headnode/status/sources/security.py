@@ -47,9 +47,10 @@ def look(site: Site, blades: Iterable[Blade]) -> list[Found]:
     """
     kept, known = _read(site.state / FILE), list(blades)
     found = {name: _of_class(site, name, kept.get(name), known) for name in site.cluster.classes}
-    if found != kept:
+    worth = {name: each for name, each in found.items() if each.key}
+    if worth != kept:
         with suppress(OSError):  # then the next look takes as long
-            write_atomic(site.state / FILE, KEPT.dump_json(found))
+            write_atomic(site.state / FILE, KEPT.dump_json(worth))
     read = read_names(site.state)
     return [_for_now(each, known, read) for each in found.values()]
 
