@@ -29,6 +29,7 @@ from config.portage import ETC, LOGDIR
 from headnode.errors import BuildError, CommandError, PublishError
 from headnode.node import Node
 from headnode.process import last_lines
+from headnode.wording import counted
 
 
 def pool_name(step: Step) -> str:
@@ -108,7 +109,7 @@ def build(
         emerge = partial(_emerge, node, shop, helped, jobs=jobs, timeout_s=timeout_s, report=report)
         plan = builder.closure(node)
         if wanted := lacking(plan):
-            report(f"{len(wanted)} packages to build: {', '.join(wanted)}")
+            report(f"{counted(len(wanted), 'package')} to build: {', '.join(wanted)}")
             emerge(wanted)
             plan = builder.closure(node)
         again, packages = _build_again(node, shop, plan, emerge, report)

@@ -24,6 +24,7 @@ from binhost.publish import Binhost
 from binhost.records import BuildResult, Deployment, read
 from binhost.tags import names_of, read_tags
 from headnode.files import locked, remove_tree, sync_folder
+from headnode.wording import counted
 
 OnProgress = Callable[[int, int], None]
 
@@ -102,9 +103,10 @@ class Plan:
         for name, size in self.images.items():
             yield f"delete image {name} ({size} bytes)"
         yield (
-            f"{len(self.generations)} generations, {len(self.deployments)} deployments and "
-            f"{len(self.files)} packages ({self.size_bytes} bytes) go; "
-            f"{len(self.kept)} generations stay."
+            f"{counted(len(self.generations), 'generation')}, "
+            f"{counted(len(self.deployments), 'deployment')} and "
+            f"{counted(len(self.files), 'package')} ({self.size_bytes} bytes) go; "
+            f"{counted(len(self.kept), 'generation')} stay."
         )
 
 

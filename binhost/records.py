@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headnode.errors import PublishError
 from headnode.files import write_atomic
+from headnode.wording import counted
 
 
 class Record(BaseModel):
@@ -76,8 +77,8 @@ class Distributed(Record):
         if self.jobs and not self.sent and self.local + self.fallbacks:
             found.append(
                 f"{NodeSet.fromlist(list(self.jobs))} could have helped, and not one of "
-                f"{self.local + self.fallbacks} compile jobs came back from there: look into the "
-                "build's logs/distcc/log."
+                f"{counted(self.local + self.fallbacks, 'compile job')} came back from there: look "
+                "into the build's logs/distcc/log."
             )
         return tuple(found)
 

@@ -19,6 +19,7 @@ from typing import Any
 from binhost.emerge import Step, binaries_argv, explain_no_plan, parse_plan, use_argv
 from binhost.index import cp_of, field
 from headnode.process import Completed
+from headnode.wording import counted
 
 
 class Kind(StrEnum):
@@ -106,11 +107,11 @@ def _taken(atom: str, plan: list[Step]) -> str:
     from portage.dep import match_from_list
 
     if atom.startswith("@"):
-        return f"{len(plan)} packages"
+        return counted(len(plan), "package")
     for step in plan:
         if match_from_list(_plain(atom), [step.cpv]):
             return f"{step.cpv}, build {step.build_id}"
-    return f"{len(plan)} packages"
+    return counted(len(plan), "package")
 
 
 UNSATISFIED = re.compile(

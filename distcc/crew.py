@@ -23,6 +23,7 @@ from distcc.slots import make_options
 from headnode.errors import NodeError
 from headnode.files import remove_tree
 from headnode.node import Node
+from headnode.wording import counted
 
 TOOL_S = 60.0
 # -network-sandbox: within it nothing reaches a helper, every job fails there and is compiled here,
@@ -118,7 +119,7 @@ def assembled(
         except NodeError as error:
             yield alone(options, str(error))
             return
-        report(f"Asking {len(names)} helpers to compile")
+        report(f"Asking {counted(len(names), 'helper')} to compile")
         yield _crew(options, yard, bench, probe_all(bench, names, languages, relay.troubles))
 
 

@@ -27,6 +27,7 @@ from headnode.errors import NodeError
 from headnode.files import write_atomic
 from headnode.node import Life
 from headnode.process import Completed, environment, last_lines
+from headnode.wording import counted
 from mirror.upstream.assemble import assemble
 from mirror.upstream.tarballs import fetch_tarballs
 from schedules.site import Site
@@ -146,7 +147,7 @@ def up(
         )
         for blade in all_blades(site.cluster)
     }
-    report(f"Putting up {count} blades")
+    report(f"Putting up {counted(count, 'blade')}")
     rehearsal = Rehearsal(
         lab=lab.up(folder, files, lower=lower, life=life, beneath=beneath),
         config=config,

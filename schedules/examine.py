@@ -17,6 +17,7 @@ from blades import check
 from config.model import Gate
 from headnode.errors import CommandError
 from headnode.process import Completed, last_lines
+from headnode.wording import counted
 from schedules.rollout import BladeReport
 
 CHECKS = "/usr/lib/headnode/checks"
@@ -57,7 +58,7 @@ def _closure(run: Run, move: Move, done: Completed) -> GateReport:
     elif unused:
         text = f"A blade with nothing installed would not install {', '.join(unused)}."
     else:
-        text = f"{len(plan)} packages, all binary."
+        text = f"{counted(len(plan), 'package')}, all binary."
     return GateReport(gate=Gate.CLOSURE, passed=not sources and not unused, report=text)
 
 
@@ -126,15 +127,12 @@ def smoke(
     lines = [*(f"{check} " for check in checks), *commands]
     wrong += _failures(run, lines, timeout_s)
     text = (
-        f"A lab blade {start} pulled it: {len(came)} packages came, {looked['files']} programs and "
-        f"libraries of theirs find every library; {_count(len(checks), 'check')} of packages and "
-        f"{_count(len(commands), 'command')} of the class succeeded."
+        f"A lab blade {start} pulled it: {counted(len(came), 'package')} came, every library of "
+        f"{counted(looked['files'], 'ELF file')} of theirs is there; "
+        f"{counted(len(checks), 'check')} of packages and "
+        f"{counted(len(commands), 'command')} of the class succeeded."
     )
     return GateReport(gate=Gate.SMOKE, passed=not wrong, report="\n".join(wrong) if wrong else text)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _look_argv(packages: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from functools import partial
 
 from binhost.verify import in_rings, verify
 from headnode.errors import HeadnodeError, RolloutError
+from headnode.wording import counted
 from schedules.cycle import build_once, sync_once
 from schedules.ledger.recorder import Recorder
 from schedules.moving import publish_once
@@ -44,12 +45,13 @@ def tasks_of(job: str, site: Site) -> list[Task]:
 def _sync(work: Work) -> str:
     synced = sync_once(work.site, now=work.clock(), watch=work.watch)
     new = ", ".join(synced.changed) or "none"
-    return f"snapshot set {synced.snapshots}; new: {new}; {len(synced.fetched)} distfiles fetched"
+    fetched = counted(len(synced.fetched), "distfile")
+    return f"snapshot set {synced.snapshots}; new: {new}; {fetched} fetched"
 
 
 def _build(work: Work, class_name: str) -> str:
     result = build_once(work.site, class_name, watch=work.watch)
-    return f"{len(result.built)} of {len(result.packages)} packages built"
+    return f"{len(result.built)} of {counted(len(result.packages), 'package')} built"
 
 
 def _publish(work: Work, class_name: str) -> str:
@@ -95,7 +97,7 @@ def _verify(work: Work, class_name: str) -> str:
             f"{len(report.findings)} files of what rings have are damaged or missing:\n{first}",
             remedy="headnode generations verify --repair",
         )
-    return f"{report.packages} packages, all good"
+    return f"{counted(report.packages, 'package')}, all good"
 
 
 def _gc(work: Work, class_name: str) -> str:

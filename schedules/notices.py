@@ -26,6 +26,7 @@ from config.model import Notices
 from headnode.errors import LedgerError
 from headnode.files import write_atomic
 from headnode.process import environment
+from headnode.wording import counted
 from mirror.status import warnings
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.pulls import BladeState
@@ -116,7 +117,8 @@ def silent(
     if not quiet:
         return []
     blades = NodeSet.fromlist(quiet)
-    return [f"{len(quiet)} blades have been silent for more than {days:g} days: {blades}"]
+    many = counted(len(quiet), "blade has", "blades have")
+    return [f"{many} been silent for more than {days:g} days: {blades}"]
 
 
 def is_news(path: Path, troubles: list[str], now: datetime, again: timedelta) -> bool:

@@ -25,6 +25,7 @@ from headnode.errors import BuildError, ConfigError, MirrorError
 from headnode.files import locked
 from headnode.gentoo import split_cpv
 from headnode.process import last_lines
+from headnode.wording import counted
 from schedules.cycle import build_once
 from schedules.moving import Asked, publish_once
 from schedules.observer import Observer
@@ -142,7 +143,7 @@ def patch_once(
             a gate says no. Patches are as they were, but for a gate: built, they wait for another
             `headnode publish`.
     """
-    watch.say(f"Trying {len(new)} patches on {target.cpv}")
+    watch.say(f"Trying {counted(len(new), 'patch', 'patches')} on {target.cpv}")
     try_patches(site, class_name, target, new)
     folder = site.patches(class_name)
     before = read_patches(folder)
@@ -179,7 +180,7 @@ def drop_once(
     package = package_of(gone[0])
     current = site.binhost(class_name).ring(site.ring(class_name, ring)).current()
     snapshots = current.snapshots if current else None
-    watch.say(f"Building {package} without {len(gone)} patches")
+    watch.say(f"Building {package} without {counted(len(gone), 'patch', 'patches')}")
     try:
         build_once(site, class_name, watch=watch, snapshots=snapshots)
     except BuildError:

@@ -15,6 +15,7 @@ from datetime import datetime
 from blades.inventory import Blade, fold
 from config.model import OnStop, Rollout
 from headnode.errors import HeadnodeError
+from headnode.wording import counted
 from schedules.progress import BladeState, Phase, Progress, store
 from schedules.rollout import BladeReport, Result, rollout_once
 from schedules.site import Site
@@ -129,7 +130,8 @@ class Staged:
             self._wave(stage, number, left)
             failed = self._of(stage, FAILED)
             if len(failed) > stage.max_failed:
-                why = f"{_count(len(failed))} of {stage.ring} failed, and {stage.max_failed} may"
+                many = counted(len(failed), "blade")
+                why = f"{many} of {stage.ring} failed, and {stage.max_failed} may"
                 return self._stop(stage, f"{why}: {fold(failed)}", back=True)
         if stage.blades and not any(self.reports[each.name].good for each in stage.blades):
             return self._stop(stage, f"no blade of {stage.ring} could be tried")
@@ -236,10 +238,6 @@ class Staged:
             also = "" if report.good else f"; and it cannot go back: {report.error}"
             self.reports[report.blade] = replace(report, result=result, error=why_first + also)
         self._note(phase=Phase.WENT_BACK, why=f"{why}. Its ring went back to generation {number}")
-
-
-def _count(number: int) -> str:
-    return f"{number} blade{'' if number == 1 else 's'}"
 
 
 def _plain(blade: Blade, result: Result) -> BladeReport:

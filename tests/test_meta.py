@@ -15,7 +15,7 @@ from headnode.cli import cli
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("binhost", "blades", "config", "distcc", "headnode", "mirror", "schedules")
-GROUND = {"errors", "process", "files", "node", "provision", "gentoo"}
+GROUND = {"errors", "process", "files", "node", "provision", "gentoo", "wording"}
 
 # Who may import whom (ARCHITECTURE.md). `ground` is headnode's ground floor.
 ALLOWED = {

@@ -105,7 +105,7 @@ def test_a_patch_reaches_every_blade_with_one_command(running: Rehearsal, first_
         "  1. try sys-apps/bladeinfo/fix.patch on sys-apps/bladeinfo-1.0, which generation 1 has",
         "  2. build sys-apps/bladeinfo-1.0 and what it has built anew, from the same tree",
         "  3. pass the gates, and put the new generation in front of the ring canary",
-        "  4. have the 1 blades of the ring canary pull it",
+        "  4. have 1 blade of the ring canary pull it",
         "  5. have the 2 blades of the ring fleet pull it",
     ]
     for blade in ("blade01", "blade02", "blade03"):

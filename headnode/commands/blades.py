@@ -20,6 +20,7 @@ from headnode.commands.context import Settings, json_option, now
 from headnode.console import say, show_json, table
 from headnode.errors import ConfigError
 from headnode.files import write_atomic
+from headnode.wording import counted
 from schedules.ledger.ledger import Ledger
 from schedules.site import Site
 
@@ -172,7 +173,7 @@ def config(
         sys.stdout.buffer.write(to_tar(rendered))
     elif output:
         write_below(output, rendered)
-        say(f"Wrote {len(rendered.files)} files below {output}.")
+        say(f"Wrote {counted(len(rendered.files), 'file')} below {output}.")
     elif as_json:
         show_json({"files": rendered.files, "links": rendered.links})
     else:

@@ -12,6 +12,7 @@ from headnode.commands.context import (
     warn_if_stale,
 )
 from headnode.console import Watcher, say, show_json, warn
+from headnode.wording import counted
 from schedules.cycle import build_once
 
 
@@ -34,5 +35,6 @@ def build(settings: Settings, class_name: str | None, fresh: bool, as_json: bool
     if as_json:
         show_json(result)
         return
-    done = f"{len(result.built)} packages in {result.seconds:g} s" if result.built else "nothing"
-    say(f"Built {done}; the set comes to {len(result.packages)} packages, all of them binary.")
+    built, whole = (counted(len(each), "package") for each in (result.built, result.packages))
+    done = f"{built} in {result.seconds:g} s" if result.built else "nothing"
+    say(f"Built {done}; the set comes to {whole}, all of them binary.")

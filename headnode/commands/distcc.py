@@ -18,6 +18,7 @@ from headnode.commands.context import (
 )
 from headnode.console import Watcher, say, show_json, table
 from headnode.errors import ExitCode
+from headnode.wording import counted
 from schedules.probe import Helping, look, probe_once
 
 
@@ -110,6 +111,9 @@ def _show_status(helping: Helping) -> None:
             ("helper", "objects", "failed"),
             ((name, done.jobs.get(name, 0), done.failures.get(name, 0)) for name in names),
         )
-        say(f"The headnode: {done.local} objects, and {done.fallbacks} that a helper failed.")
+        say(
+            f"The headnode: {counted(done.local, 'object')}, and {done.fallbacks} that a helper "
+            "failed."
+        )
     for name, reason in (helping.last.left_out if helping.last else {}).items():
         say(f"{name} was left out of the last build: {reason}.")

@@ -19,6 +19,7 @@ from headnode.commands.onward import go_on, show_plan
 from headnode.commands.rings import asked_options
 from headnode.console import Watcher, say, show_json, table
 from headnode.errors import ExitCode
+from headnode.wording import counted
 from schedules.flavour_files import Patches
 from schedules.forecast import forecast
 from schedules.kernels import kernel_once, list_flavours, set_of_ring
@@ -90,7 +91,7 @@ def build(
             what = "is new" if done.new else "is unchanged"
             say(
                 f"{done.revision.package} {what}: {done.revision.release}, built "
-                f"{len(done.build.built)} packages."
+                f"{counted(len(done.build.built), 'package')}."
             )
         if not rolls:
             return ExitCode.OK

@@ -9,6 +9,7 @@ import click
 from headnode.commands.context import Settings, json_option, now, warn_if_stale
 from headnode.console import Watcher, say, show_json, table
 from headnode.errors import ExitCode
+from headnode.wording import counted
 from mirror.audit import Audit
 from mirror.distfiles import REMEDY, in_words
 from mirror.guard import Waiver
@@ -98,7 +99,7 @@ def show_audit(done: Audit) -> None:
     if done.unnamed:
         say(f"No Manifest of a tree in use names: {', '.join(done.unnamed)}")
     say(
-        f"{done.files} distfiles read, {done.size_bytes / 1e6:.1f} MB: "
+        f"{counted(done.files, 'distfile')} read, {done.size_bytes / 1e6:.1f} MB: "
         f"{len(done.damaged) + len(done.older)} wrong, {len(done.repaired)} repaired."
     )
     if done.failed:

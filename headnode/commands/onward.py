@@ -11,6 +11,7 @@ from headnode.commands.rings import show as show_published
 from headnode.commands.rollout import exit_code, recorded, show_reports
 from headnode.console import Watcher, note, say, show_json
 from headnode.errors import ExitCode
+from headnode.wording import counted
 from schedules.forecast import Forecast
 from schedules.site import Site
 
@@ -38,7 +39,7 @@ def steps_onward(site: Site, class_name: str, ring: str, *, rolls: bool) -> list
         count = sum(
             (each.class_name, each.ring) == (class_name, name) for each in all_blades(site.cluster)
         )
-        steps.append(f"have the {count} blades of the ring {name} pull it")
+        steps.append(f"have {counted(count, 'blade')} of the ring {name} pull it")
     return steps
 
 

@@ -23,6 +23,7 @@ from headnode.commands.context import (
     warn_if_stale,
 )
 from headnode.console import Watcher, say, show_json, warn
+from headnode.wording import counted
 from mirror.status import path_of, warnings
 from schedules.moving import Asked, promote_once, publish_once, rollback_once
 from schedules.site import Site
@@ -216,8 +217,8 @@ def show(done: Published, as_json: bool) -> None:
         if each.waived:
             warn(f"The gate {each.gate} was waived: {each.waived}")
     new = f", {len(done.new_packages)} of them new" if done.new_packages else ""
-    passed = f"{sum(each.passed for each in reports)} gates passed. " if reports else ""
+    passed = f"{counted(sum(each.passed for each in reports), 'gate')} passed. " if reports else ""
     say(
         f"{passed}Ring {deployment.ring} has generation {generation.number} now: "
-        f"{len(generation.packages)} packages{new} (deployment {deployment.sequence})."
+        f"{counted(len(generation.packages), 'package')}{new} (deployment {deployment.sequence})."
     )

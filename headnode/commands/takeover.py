@@ -9,6 +9,7 @@ import click
 from headnode.commands.context import Settings, chosen_class, class_option, json_option
 from headnode.console import Watcher, say, show_json, warn
 from headnode.errors import ExitCode
+from headnode.wording import counted
 from schedules.takeover import import_once
 
 
@@ -35,5 +36,8 @@ def import_(settings: Settings, pkgdir: Path, class_name: str | None, as_json: b
             warn(f"{each.path.relative_to(pkgdir)} was left out: {each.why}")
         known = f", {len(done.known)} were there already" if done.known else ""
         left_out = f", {len(done.left_out)} left out" if done.left_out else ""
-        say(f"Took over {len(done.taken)} packages{known}{left_out}. Next: headnode build.")
+        say(
+            f"Took over {counted(len(done.taken), 'package')}{known}{left_out}. "
+            "Next: headnode build."
+        )
     return ExitCode.PARTLY if done.left_out else ExitCode.OK

@@ -12,6 +12,7 @@ from binhost.verify import verify as verify_all
 from headnode.commands.context import Settings, chosen_class, class_option, json_option, now
 from headnode.console import Watcher, say, show_json
 from headnode.errors import ExitCode
+from headnode.wording import counted
 from schedules.upkeep import gc_once
 
 
@@ -72,9 +73,14 @@ def _show(report: Verified, mended: list[Repaired]) -> None:
         say(f"{each}{done}")
     numbers = ", ".join(map(str, report.generations)) or "none"
     found = (
-        f"{len(report.findings)} files are damaged or missing" if report.findings else "all good"
+        f"{counted(len(report.findings), 'file is', 'files are')} damaged or missing"
+        if report.findings
+        else "all good"
     )
-    say(f"Generations {numbers}: {report.packages} packages, {report.size_bytes} bytes: {found}.")
+    say(
+        f"Generations {numbers}: {counted(report.packages, 'package')}, {report.size_bytes} bytes: "
+        f"{found}."
+    )
 
 
 @click.command()

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from headnode.status.model import Generation, Status
+from headnode.wording import counted
 
 ATOM = "http://www.w3.org/2005/Atom"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,7 +48,7 @@ def _lines(it: Generation) -> Iterator[str]:
     if it.why:
         yield it.why
     if it.before is None:
-        yield f"{it.packages} packages."
+        yield f"{counted(it.packages, 'package')}."
         return
     kinds = {kind: count for kind, count in it.changes.model_dump().items() if count}
     said = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "the same packages"

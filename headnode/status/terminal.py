@@ -12,6 +12,7 @@ from rich.text import Text
 from headnode.status.model import Generation, Health, Level, Point, Status
 from headnode.status.page.rack import Rack, rack
 from headnode.status.page.words import NEVER, URGENCY, ago, clock, duration
+from headnode.wording import counted
 
 COLOURS = {Level.GOOD: "green", Level.NOTE: "blue", Level.WARN: "yellow", Level.BAD: "bold red"}
 # A letter says the same as the colour, for whoever sees none.
@@ -160,12 +161,16 @@ def _rows(status: Status) -> Iterable[tuple[str, str, str]]:
     now = status.now
     for build in status.builds:
         if build.holder:
-            far = f"{build.done} of {build.total} packages" if build.total else ""
+            far = f"{build.done} of {counted(build.total, 'package')}" if build.total else ""
             yield "build", build.holder, far
             for job in build.jobs:
                 yield "", job.package, f"{job.phase} {duration(job.seconds) if job.seconds else ''}"
         else:
-            much = f"{build.built} packages in {duration(build.seconds)}" if build.finished else ""
+            much = (
+                f"{counted(build.built or 0, 'package')} in {duration(build.seconds)}"
+                if build.finished
+                else ""
+            )
             yield "build", ago(build.finished, now), much
     for repo in status.repos:
         far = f"{repo.percent} %" if repo.percent is not None else ago(repo.last_good, now)

@@ -22,6 +22,7 @@ from headnode.status.model import (
     Unread,
     Verdict,
 )
+from headnode.wording import counted
 
 PULLED = frozenset({Health.GOOD, Health.BEHIND, Health.PULLING})
 ORDER = tuple(reversed(Level))  # worst first
@@ -201,7 +202,7 @@ def _of_advisories(advisories: Sequence[Advisory]) -> Iterator[Point]:
         more = ", …" if len(advisories) > MOST_ADVISORIES else ""
         yield Point(
             level=Level.WARN,
-            text=f"{_counted(len(advisories), 'security advisory', 'security advisories')} about "
+            text=f"{counted(len(advisories), 'security advisory', 'security advisories')} about "
             f"what blades have: {names}{more}.",
             remedy="headnode security",
         )
@@ -211,13 +212,9 @@ def _of_unread(unread: Sequence[Unread]) -> Iterator[Point]:
     if unread:
         news = sum(each.kind == "news" for each in unread)
         kinds = {
-            _counted(news, "news item", "news items"): news,
-            _counted(len(unread) - news, "message of an ebuild", "messages of ebuilds"): len(unread)
+            counted(news, "news item", "news items"): news,
+            counted(len(unread) - news, "message of an ebuild", "messages of ebuilds"): len(unread)
             - news,
         }
         what = " and ".join(words for words, count in kinds.items() if count)
         yield Point(level=Level.NOTE, text=f"Unread: {what}.", remedy="headnode security --read")
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

@@ -225,7 +225,7 @@ def test_verify_names_damage_repairs_it_and_fails_only_if_it_stays(
     data = path.read_bytes()
     total = 2 * len(data)
     good = f"Generations 2, 3: 2 packages, {total} bytes: all good."
-    bad = f"Generations 2, 3: 2 packages, {total} bytes: 1 files are damaged or missing."
+    bad = f"Generations 2, 3: 2 packages, {total} bytes: 1 file is damaged or missing."
     assert say("generations", "verify") == (0, good, "")
     path.write_bytes(data[:-1] + b"x")
     what = f"{path}: its content is not what was published"
@@ -299,7 +299,7 @@ def test_the_way_back_stays_open_below_the_reserve(
     say("generations", "tag", "1", "golden")
     assert say("rollback", "--ring", "canary", "--to", "golden") == (
         0,
-        "Ring canary has generation 1 now: 1 packages (deployment 4).",
+        "Ring canary has generation 1 now: 1 package (deployment 4).",
         "",
     )
 

@@ -380,8 +380,8 @@ def test_an_added_patch_is_a_new_revision_beside_the_old_and_dropped_it_is_the_o
         "  1. add fix.patch to the flavour old; patch and configure the source of old",
         "  2. build sys-kernel/headnode-old if that is new, and what else the class lacks",
         "  3. pass the gates, and put the new generation in front of the ring canary",
-        "  4. have the 1 blades of the ring canary pull it",
-        "  5. have the 1 blades of the ring fleet pull it",
+        "  4. have 1 blade of the ring canary pull it",
+        "  5. have 1 blade of the ring fleet pull it",
     ]
     assert done.errors.splitlines()[5].startswith("ETA: not before ")  # no rollout before
     said = json.loads(done.output)

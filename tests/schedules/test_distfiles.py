@@ -273,7 +273,7 @@ def test_verify_says_what_is_wrong_and_what_came_of_it(
     assert capsys.readouterr().out == (
         f"hello.tgz: damaged ({why}), not served until it is fetched anew\n"
         f"No Manifest of a tree in use names: {path_of('foreign.tgz')}\n"
-        "1 distfiles read, 0.0 MB: 1 wrong, 0 repaired.\n"
+        "1 distfile read, 0.0 MB: 1 wrong, 0 repaired.\n"
         f"Not repaired:\n  hello.tgz\n    {asked}: HTTP 404 File not found\n"
         "    http://127.0.0.1:9/hello.tgz: [Errno 111] Connection refused\n"
         "Try again later, name another mirror in cluster.toml ([mirror.distfiles] upstreams), "

@@ -48,13 +48,13 @@ def test_a_first_generation_passes_every_gate_with_figures(world: Any) -> None:
     assert [each.gate for each in reports] == ALL
     assert {verdict(each) for each in reports} == {"passed"}
     assert [each.report for each in reports] == [
-        "5 packages are there in the size that the index says, and the 5 that blades will fetch "
-        "have the digests they were published with.",
+        "All 5 packages are there in the size that the index says; those that blades will fetch "
+        "(5) have the digests they were published with.",
         "The ring has nothing that could disappear.",
         "5 packages, all binary.",
         "Every library that 5 packages link to comes with one, or with the root.",
-        "A lab blade with nothing installed pulled it: 5 packages came, 3 programs and libraries "
-        "of theirs find every library; 1 check of packages and 2 commands of the class succeeded.",
+        "A lab blade with nothing installed pulled it: 5 packages came, every library of 3 ELF "
+        "files of theirs is there; 1 check of packages and 2 commands of the class succeeded.",
         "After the pull, emerge --update --deep --newuse @world plans nothing.",
         "The ring has nothing that it could go back to.",
     ]
@@ -83,8 +83,8 @@ def test_a_step_without_a_way_back_is_published_with_a_loud_warning(world: Any) 
     assert said[2:4] == ["Putting up a lab blade", "A lab blade pulls generation 2"]
     reports = by_gate(done.generation.gates)
     assert reports["smoke"].report == (
-        "A lab blade at generation 1 pulled it: 2 packages came, 1 programs and libraries of "
-        "theirs find every library; 1 check of packages and 0 commands of the class succeeded."
+        "A lab blade at generation 1 pulled it: 2 packages came, every library of 1 ELF file of "
+        "theirs is there; 1 check of packages and 0 commands of the class succeeded."
     )
     back = reports.pop("way-back")
     assert (back.passed, back.warns, verdict(back)) == (True, True, "WARNING")

@@ -213,7 +213,7 @@ def test_a_blade_that_was_never_heard_of_is_silent_from_its_first_try_on(site: S
             ledger.pulled(off, now)
             tell(site, ledger, ended(Ended.OK), now=now)
     assert [each.partition("\n")[0] for each in told(site)] == [
-        "1 blades have been silent for more than 3 days: blade07"
+        "1 blade has been silent for more than 3 days: blade07"
     ]
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from headnode.status.model import Status
 from headnode.status.page.words import duration
+from headnode.wording import counted
 
 WIDTH = 1000.0
 LEFT = 92.0  # room for the rows' names
@@ -136,7 +137,7 @@ def _remembered(status: Status) -> Iterator[Event]:
     for build in status.builds:
         if build.finished is not None and build.seconds is not None:
             start = build.finished - timedelta(seconds=build.seconds)
-            text = f"{build.class_name}: {build.built} packages built"
+            text = f"{build.class_name}: {counted(build.built or 0, 'package')} built"
             yield Event(
                 row="build",
                 start=start,

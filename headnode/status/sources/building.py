@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from binhost.build import last_result
 from headnode.files import holder
 from headnode.status.model import Build, Helper, Job
+from headnode.wording import counted
 from schedules.site import Site
 
 LINES = 6  # of emerge's output
@@ -159,7 +160,7 @@ def helped(said: Distributed, slots: int) -> Iterable[Helper]:
     """The helpers of one build. Pure."""
     for name, jobs in said.jobs.items():
         failures = said.failures.get(name, 0)
-        note = f"{failures} jobs not finished" if failures else ""
+        note = f"{counted(failures, 'job')} not finished" if failures else ""
         yield Helper(name=name, slots=slots, jobs=jobs, well=not failures, note=note)
     for name, why in said.left_out.items():
         yield Helper(name=name, slots=slots, jobs=0, well=False, note=why)
