@@ -106,7 +106,7 @@ def test_a_patch_reaches_every_blade_with_one_command(running: Rehearsal, first_
         "  2. build sys-apps/bladeinfo-1.0 and what it has built anew, from the same tree",
         "  3. pass the gates, and put the new generation in front of the ring canary",
         "  4. have 1 blade of the ring canary pull it",
-        "  5. have the 2 blades of the ring fleet pull it",
+        "  5. have 2 blades of the ring fleet pull it",
     ]
     for blade in ("blade01", "blade02", "blade03"):
         assert says(running, blade) == first_night.replace("bladeinfo", "patched")
