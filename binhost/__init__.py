@@ -9,6 +9,7 @@
         pool/entries             the index entries of all of them
         pool/sha256              their digests
         pool/build-ids           the highest build id that each version ever had
+        pool/recent.json         what came since those were written
         generations/<n>/         entries, generation.json: what blades install, immutable
         rings/<ring>/current -> deployments/<seq>
         rings/<ring>/deployments/<seq>/   Packages, Packages.gz, generation.json, deployment.json,

@@ -2,7 +2,7 @@
 
 ::
 
-    pool/build-ids    a line for each that was given: `<cat>/<pf> <build id>`; the highest counts
+    pool/build-ids    a line a version: `<cat>/<pf> <highest build id>`
 
 Portage numbers a build one higher than the highest that it sees, and so gives a number again once
 the packages that had it are removed: under a name that blades and caches know for other content.
@@ -16,7 +16,6 @@ from pathlib import Path
 
 from binhost.entry import GPKG, XPAK, name_of
 from headnode.errors import PublishError
-from headnode.files import append, tail_of, write_atomic
 
 
 def read(path: Path) -> dict[str, int]:
@@ -26,8 +25,7 @@ def read(path: Path) -> dict[str, int]:
         PublishError: it is damaged.
     """
     try:
-        lines, newline, _ = path.read_text().rpartition("\n")  # the rest was cut off
-        words = (lines + newline).split()
+        words = path.read_text().split()
         return dict(zip(words[::2], map(int, words[1::2]), strict=True))
     except FileNotFoundError:
         return {}
@@ -36,19 +34,6 @@ def read(path: Path) -> dict[str, int]:
             f"{path} is damaged: a line is not a version and a number.",
             remedy="Put it back from a backup: without it, a build could get the name of another.",
         ) from error
-
-
-def note(path: Path, before: Mapping[str, int], names: Iterable[str]) -> None:
-    """Write down, for good, that these names were given; `before` is what `read` found.
-
-    It is not durable yet.
-    """
-    after = with_names(before, names)
-    new = {cpv: number for cpv, number in after.items() if before.get(cpv) != number}
-    if tail_of(path, 1).strip("\n"):
-        write_atomic(path, to_text(after))
-    else:
-        append(path, to_text(new))
 
 
 def to_text(highest: Mapping[str, int]) -> str:

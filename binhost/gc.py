@@ -259,12 +259,12 @@ def _empty(folder: Path) -> None:
 
 
 def _drop_packages(pool: Pool, names: Collection[str], on_progress: OnProgress) -> None:
-    pool.clear_litter()
+    pool.index.clear_litter()
     for litter in pool.folder.glob("*/*/.*"):  # of a repair that was killed
         litter.unlink()
     if not names:
         return
-    pool.journal.drop(names)
+    pool.index.drop(set(names))
     for number, name in enumerate(names, 1):
         on_progress(number, len(names))
         path = pool.folder / name

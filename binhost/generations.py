@@ -3,7 +3,7 @@
 ::
 
     generations/<n>/generation.json   `binhost.records.Generation`
-    generations/<n>/entries           the index entries of its packages, in pool order
+    generations/<n>/entries           the index entries of its packages, in the order of `packages`
 
 A generation is put together beside its name and renamed to it: it is there whole or not at all.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from binhost.entries import Entries
 from binhost.index import join_entries
-from binhost.pool import Stock
+from binhost.pool_index import Stock
 from binhost.records import BuildResult, Generation, read, to_json
 from binhost.tags import read_tags
 from headnode.errors import PublishError

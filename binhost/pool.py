@@ -3,12 +3,10 @@
 ::
 
     pool/<cat>/<pn>/<pf>-<build_id>.gpkg.tar    (or .xpak, the format of older binhosts)
-    pool/entries      the index entries of all of them, in the order in which they came
-    pool/sha256       their digests, as sha256sum(1) checks them (both: `binhost.journal`)
-    pool/build-ids    the build ids that each version ever had (`binhost.build_ids`)
+    pool/entries, sha256, build-ids, recent.json    its index (`binhost.pool_index`)
 
-A build id is taken first, then the package is linked into the pool, its entry added, and its digest
-last: a file that has none is never offered, and is entered again by the next publish.
+A package is linked into the pool first, and then put into its index: a file that the index does not
+name is never offered, and is entered by the next publish.
 """
 
 from __future__ import annotations
@@ -16,46 +14,18 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
-from binhost import build_ids
 from binhost.entries import Entries
 from binhost.entry import GPKG, SUFFIXES, XPAK, make_entry
-from binhost.journal import Journal
+from binhost.pool_index import Known, PoolIndex, Stock
 from headnode.errors import PublishError
 from headnode.files import digests, sync_together
 
-
-@dataclass(frozen=True, kw_only=True)  # without slots, for cached_property
-class Stock:
-    """What a pool has: the SHA-256 of each file's content, by name, and the index entries.
-
-    `added` are the entries that came in just now; the others are read when one is asked for.
-    """
-
-    journal: Journal
-    sha256: Mapping[str, str]
-    added: Mapping[str, str] = field(default_factory=dict)
-
-    def entry(self, name: str) -> str:
-        """The index entry of a package.
-
-        Raises:
-            PublishError: the pool's index is damaged.
-        """
-        return self.added[name] if name in self.added else self.entries[name]
-
-    @cached_property
-    def entries(self) -> Entries:
-        """The index entries of all packages.
-
-        Raises:
-            PublishError: the pool's index is damaged.
-        """
-        return self.journal.entries(self.sha256)
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,70 +35,84 @@ class Pool:
     folder: Path
 
     @property
-    def journal(self) -> Journal:
-        """The index."""
-        return Journal(folder=self.folder)
-
-    @property
-    def build_ids_file(self) -> Path:
-        """Where the highest build ids are."""
-        return self.folder / "build-ids"
+    def index(self) -> PoolIndex:
+        """What it offers."""
+        return PoolIndex(folder=self.folder)
 
     def build_ids(self, names: Iterable[str]) -> dict[str, int]:
-        """The highest build id that each version (CPV) ever had here, whatever is left of it.
-
-        `names` are those that there are; they count also if the file of build ids was lost.
-
-        Raises:
-            PublishError: what was written down of them is damaged.
-        """
-        return build_ids.with_names(build_ids.read(self.build_ids_file), names)
+        """The highest build id that each version (CPV) ever had here (`PoolIndex.build_ids`)."""
+        return self.index.build_ids(names)
 
     def stock(self) -> Stock:
-        """Everything that the pool offers."""
-        return Stock(journal=self.journal, sha256=self.journal.digests())
+        """Everything that the pool offers.
+
+        Raises:
+            PublishError: its index is damaged.
+        """
+        return self.index.stock()
 
     def entries(self) -> Entries:
         """The index entry of every package, by its name in the pool.
 
         Raises:
-            PublishError: a package has no digest.
+            PublishError: its index is damaged.
         """
-        return self.stock().entries
+        return self.index.entries()
 
     def files(self) -> set[str]:
         """The names of the package files that are there, with an entry or without."""
         return package_names(self.folder)
 
-    def add(self, staging: Path, names: Iterable[str], known: Stock | None = None) -> Stock:
+    def add(
+        self,
+        staging: Path,
+        names: Iterable[str],
+        known: Stock | None = None,
+        published: Mapping[str, str] = NOTHING,
+    ) -> Stock:
         """Take packages over from `staging`, and return what the whole pool has then.
 
         A package that the pool has already is left as it is; adding twice changes nothing. All
-        are checked before the first is linked. `known` is what the pool has, if that is at hand.
+        are checked before the first is linked. `known` is what the pool has, if that is at hand,
+        `published` the digests of the newest generation.
 
         Raises:
-            PublishError: one is missing, is no whole gpkg, or has the name of another.
+            PublishError: one is missing, is no whole gpkg, has the name of another, or is not what
+                was published under its name.
         """
         known = known or self.stock()
         staged = package_names(staging)
-        names, new = set(names), {}
-        for name in sorted(names & staged):
-            if name in known.sha256 and not _is_entered(staging / name, known.sha256[name]):
+        names, new = set(names), dict[str, Known]()
+        there = {name for name in names if self._has(name, known, published)}
+        for name in sorted(there & staged):
+            if not _is_entered(staging / name, known.sha256[name]):
                 raise _other_content(staging / name, name)
-        for name in sorted(names.difference(known.sha256)):
+        for name in sorted(names - there):
             _require_one_format(name, known.sha256, names)
-            new[name] = make_entry(self._source(staging, name), PurePosixPath(name))
-        if not new:
-            return known
-        self.clear_litter()
-        self._take_build_ids(known.sha256, new)
-        changed = self._link(staging, new)
-        self.journal.add(new, known.sha256, [self.build_ids_file, *changed])
-        return Stock(
-            journal=self.journal,
-            sha256={**known.sha256, **{name: digest for name, (_, digest) in new.items()}},
-            added={**known.added, **{name: entry for name, (entry, _) in new.items()}},
-        )
+            source = self._source(staging, name)
+            new[name] = Known(*make_entry(source, PurePosixPath(name)))
+            was = known.sha256.get(name) or published.get(name)
+            if was not in (None, new[name].sha256):
+                raise PublishError(
+                    f"{source} is not what was published under that name.",
+                    remedy="headnode generations verify --repair looks for what was.",
+                )
+        if new:
+            self.index.clear_litter()
+            self._link(staging, new)
+            known = self.index.add(new, known)
+        return known
+
+    def _has(self, name: str, known: Stock, published: Mapping[str, str]) -> bool:
+        """Whether the index has a package; what the newest generation has, has an entry there."""
+        if (sha256 := known.sha256.get(name)) is None:
+            return False
+        if published.get(name, sha256) != sha256:
+            raise PublishError(
+                f"{self.index.digests_file} has not the published digest of {name}.",
+                remedy="It is damaged: put it back from a backup.",
+            )
+        return name in published or name in known.recent or name in known.entries
 
     def _source(self, staging: Path, name: str) -> Path:
         """Where a package without an entry is: in the pool if a killed publish linked it."""
@@ -144,18 +128,7 @@ class Pool:
             raise _other_content(source, name)
         return target if target.exists() else source
 
-    def clear_litter(self) -> None:
-        """Drop what one that was killed had half written of the index."""
-        for litter in self.folder.glob(".*"):
-            litter.unlink()
-
-    def _take_build_ids(self, known: Iterable[str], new: Iterable[str]) -> None:
-        """Write down, for good, that these names were given."""
-        before = build_ids.read(self.build_ids_file)
-        build_ids.note(self.build_ids_file, before, new if before else [*known, *new])
-
-    def _link(self, staging: Path, names: Iterable[str]) -> list[Path]:
-        """Link packages in, and return what is to be made durable for that."""
+    def _link(self, staging: Path, names: Iterable[str]) -> None:
         folders, links = {self.folder}, dict[Path, Path]()
         for name in names:
             source, target = staging / name, self.folder / name
@@ -167,7 +140,7 @@ class Pool:
         sync_together(links.values())
         for target, source in links.items():
             os.link(source, target)
-        return sorted(folders)
+        sync_together(folders)
 
 
 def _require_one_format(name: str, *others: Container[str]) -> None:

@@ -18,7 +18,8 @@ from binhost.entries import Entries, changed
 from binhost.gates import NO_WAIVERS, Gates, Move, MoveKind, Waivers, no_gates, pass_gates
 from binhost.generations import Generations, entries_of, require_all, same_state
 from binhost.keys import Keys
-from binhost.pool import Pool, Stock, clear_staging, package_names
+from binhost.pool import Pool, clear_staging, package_names
+from binhost.pool_index import Stock
 from binhost.records import BuildResult, Deployment, Generation, TreeImage, read
 from binhost.rings import Ring, check_files, is_stale
 from binhost.signing import Signer
@@ -149,8 +150,8 @@ def publish(binhost: Binhost, order: Order) -> Published:
         _sign(binhost, signer, set(result.packages).difference(latest.packages if latest else ()))
         known = binhost.pool.stock()
         new = tuple(sorted(set(result.packages).difference(known.sha256)))
-        stock = binhost.pool.add(binhost.staging, result.packages, known)
-        _require_same(binhost, latest, stock)
+        before = latest.packages if latest else {}
+        stock = binhost.pool.add(binhost.staging, result.packages, known, before)
         entries = _entries(binhost, latest, result, stock)
         generation = binhost.generations.propose(
             result, stock.sha256, entries, latest=latest, why=order.why, now=order.now
@@ -189,22 +190,6 @@ def _nothing_new(
         return None
     _clear_staging(binhost, ())
     return Published(generation=latest, deployment=current, new_packages=(), moved=False)
-
-
-def _require_same(binhost: Binhost, latest: Generation | None, stock: Stock) -> None:
-    """Check what entered under a name that the newest generation has: the pool had lost its index.
-
-    Raises:
-        PublishError: it is not what was published.
-    """
-    before = latest.packages if latest else {}
-    for name in stock.added:
-        published = before.get(name)
-        if published not in (None, stock.sha256[name]):
-            raise PublishError(
-                f"{binhost.pool.folder / name} is not what was published under that name.",
-                remedy="headnode generations verify --repair looks for what was.",
-            )
 
 
 def _entries(

@@ -56,7 +56,7 @@ class _Mender:
     def mend(self, finding: Finding) -> str:
         if finding.name:
             return self._package(finding)
-        if finding.path.name == "entries":
+        if finding.path.parent.parent.name == "generations" and finding.path.name == "entries":
             return self._entries(finding.path)
         if finding.path.parent.parent.name == "deployments":
             return self._deployed(finding.path)

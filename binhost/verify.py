@@ -128,12 +128,13 @@ def _pool_index(pool: Pool, wanted: Mapping[str, Wanted]) -> Iterable[Finding]:
         yield Finding(path=pool.folder, what=f"its index cannot be read: {error}")
         return
     for name, each in wanted.items():
+        recent = pool.index.recent_file if name in stock.recent else None
         if stock.sha256.get(name) != each.sha256:  # without it, its entry does not count
             what = f"it has not the published digest of {name}"
-            yield Finding(path=pool.journal.digests_file, what=what)
+            yield Finding(path=recent or pool.index.digests_file, what=what)
         elif each.entry and entries.get(name) != each.entry:
             what = f"it has not the published entry of {name}"
-            yield Finding(path=pool.journal.entries_file, what=what)
+            yield Finding(path=recent or pool.index.entries_file, what=what)
 
 
 def _packages(

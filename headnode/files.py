@@ -63,24 +63,6 @@ def write_atomic(
     sync_folder(path.parent)
 
 
-def append(path: Path, content: str) -> None:
-    """Write at the end of a file, which may be a new one. It is not durable yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(content.encode())
-
-
-def tail_of(path: Path, size: int) -> str:
-    """The last `size` bytes of a file; nothing if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
-            return file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
 def _write_beside(
     path: Path, content: bytes | str, *, mode: int = 0o644, mtime: int | None = None
 ) -> Path:

@@ -45,7 +45,7 @@ def import_once(site: Site, class_name: str, folder: Path, watch: Observer) -> I
         todo = plan(
             found,
             chost=site.klass(class_name).chost,
-            highest=pool.build_ids(package_names(binhost.staging)),
+            highest=pool.build_ids(package_names(binhost.staging) | pool.files()),
             builds=builds_of(pool, binhost.staging),
         )
         reserve = site.cluster.state.reserve_mib << 20

@@ -202,7 +202,8 @@ class Plain:
         """Index it: byte for byte as emaint would (`make bench-index` compares)."""
         place = self.folder.parent / "plain-pool"
         stock = Pool(folder=place).add(self.folder, sorted(names))
-        texts = render({}, stock.entries.values(), timestamp=int(time.time()), uri="")
+        entries = (stock.entries[name] for name in sorted(stock.entries))
+        texts = render({}, entries, timestamp=int(time.time()), uri="")
         for name, content in zip(("Packages", "Packages.gz"), texts, strict=True):
             (self.folder / name).write_bytes(content)
 

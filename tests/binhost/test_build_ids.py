@@ -5,10 +5,17 @@ from typing import Any
 
 import pytest
 
-from binhost import build_ids
+from binhost import build_ids, pool_index
 from binhost.index import join_entries
 from binhost.pool import Pool
+from binhost.pool_index import PoolIndex
 from headnode.errors import PublishError
+
+
+@pytest.fixture(autouse=True)
+def nothing_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have everything in the large files at once (tests/binhost/test_pool_index.py: the small)."""
+    monkeypatch.setattr(pool_index, "RECENT", 0)
 
 
 @pytest.fixture
@@ -24,60 +31,63 @@ def pool(tmp_path: Path) -> Pool:
 def collect(pool: Pool, name: str) -> None:
     """Remove a package with its entry and digest, as a clean-up does."""
     entries = {each: entry for each, entry in pool.entries().items() if each != name}
-    pool.journal.entries_file.write_text(join_entries(entries.values()))
-    lines = pool.journal.digests_file.read_text().splitlines(keepends=True)
-    pool.journal.digests_file.write_text("".join(line for line in lines if name not in line))
+    pool.index.entries_file.write_text(join_entries(entries.values()))
+    lines = pool.index.digests_file.read_text().splitlines(keepends=True)
+    pool.index.digests_file.write_text("".join(line for line in lines if name not in line))
     (pool.folder / name).unlink()
 
 
 def test_what_was_given_survives_the_packages(pool: Pool, staging: Path, make_package: Any) -> None:
     names = [make_package(staging, "a-1", build_id=number) for number in (3, 12)]
     pool.add(staging, names)
-    assert pool.build_ids_file.read_text() == "app-misc/a-1 12\n"
+    assert pool.index.build_ids_file.read_text() == "app-misc/a-1 12\n"
     for name in names:
         collect(pool, name)
     assert pool.build_ids(pool.entries()) == {"app-misc/a-1": 12}
     pool.add(staging, [make_package(staging, "a-1", build_id=7), make_package(staging, "b-1")])
-    assert pool.build_ids_file.read_text() == "app-misc/a-1 12\napp-misc/b-1 1\n"
+    assert pool.index.build_ids_file.read_text() == "app-misc/a-1 12\napp-misc/b-1 1\n"
 
 
-def test_ids_are_written_down_before_the_package_is_there(
+def test_the_id_of_a_package_that_a_killed_publish_linked_counts(
     pool: Pool, staging: Path, make_package: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = make_package(staging, "a-1")
+    name = make_package(staging, "a-1", build_id=3)
 
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pool, "_link", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PoolIndex, "add", stop)
         pool.add(staging, [name])
-    assert pool.files() == set()
-    assert pool.build_ids([]) == {"app-misc/a-1": 1}
+    assert pool.files() == {name}
+    assert pool.build_ids(pool.files()) == {"app-misc/a-1": 3}
 
 
 def test_a_pool_that_is_older_than_its_file_of_ids_gets_one_of_all_that_it_has(
     pool: Pool, staging: Path, make_package: Any
 ) -> None:
     pool.add(staging, [make_package(staging, "a-1", build_id=4)])
-    pool.build_ids_file.unlink()
+    pool.index.build_ids_file.unlink()
     assert pool.build_ids(pool.files()) == {"app-misc/a-1": 4}
     pool.add(staging, [make_package(staging, "b-1")])
-    assert pool.build_ids_file.read_text() == "app-misc/a-1 4\napp-misc/b-1 1\n"
+    assert pool.index.build_ids_file.read_text() == "app-misc/a-1 4\napp-misc/b-1 1\n"
 
 
-def test_a_damaged_file_of_ids_stops_a_publish_before_anything_changes(
+def test_a_damaged_file_of_ids_stops_a_publish_that_would_write_it(
     pool: Pool, staging: Path, make_package: Any
 ) -> None:
+    name = make_package(staging, "a-1")
     pool.folder.mkdir()
-    pool.build_ids_file.write_text("app-misc/a-1 \n")
+    pool.index.build_ids_file.write_text("app-misc/a-1 \n")
     with pytest.raises(PublishError) as error:
-        pool.add(staging, [make_package(staging, "a-1")])
+        pool.add(staging, [name])
     assert str(error.value) == (
-        f"{pool.build_ids_file} is damaged: a line is not a version and a number. "
+        f"{pool.index.build_ids_file} is damaged: a line is not a version and a number. "
         "Put it back from a backup: without it, a build could get the name of another."
     )
-    assert [path.name for path in pool.folder.iterdir()] == ["build-ids"]
+    assert pool.entries() == {}
+    pool.index.build_ids_file.write_text("")
+    assert list(pool.add(staging, [name]).entries) == [name]
 
 
 def test_every_name_above_the_highest_whole_build_is_kept_free_holes_included() -> None:

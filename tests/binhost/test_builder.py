@@ -312,9 +312,9 @@ def test_a_package_that_was_collected_is_built_anew_under_a_name_never_given(wor
     before = works.build("refill").packages
     pool = works.shop().pool
     kept = {name: entry for name, entry in pool.entries().items() if "/hello/" not in name}
-    lines = pool.journal.digests_file.read_text().splitlines(keepends=True)
-    pool.journal.entries_file.write_text(join_entries(kept.values()))
-    pool.journal.digests_file.write_text("".join(line for line in lines if "/hello/" not in line))
+    lines = pool.index.digests_file.read_text().splitlines(keepends=True)
+    pool.index.entries_file.write_text(join_entries(kept.values()))
+    pool.index.digests_file.write_text("".join(line for line in lines if "/hello/" not in line))
     for path in pool.folder.glob("*/hello/*"):
         path.unlink()
     result = works.build("refill")

@@ -174,10 +174,11 @@ def test_what_a_killed_repair_left_goes_as_well(five: Binhost) -> None:
     check_whole(five)
 
 
-def test_build_ids_are_left_alone(five: Binhost) -> None:
-    (five.pool.folder / "build-ids").write_text("kept")
+def test_build_ids_stay_when_their_packages_go(five: Binhost) -> None:
+    gone = name_of(1)
     gc(five, ONE, now=LATER)
-    assert (five.pool.folder / "build-ids").read_text() == "kept"
+    assert gone not in five.pool.files()
+    assert five.pool.build_ids([])["app-misc/a-1"] == 1
 
 
 @pytest.mark.parametrize("lock", ["binhost/blade/.lock", "build/blade/.lock"])

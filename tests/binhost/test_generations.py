@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
+from binhost.entries import Entries
 from binhost.generations import Generations, entries_of
-from binhost.journal import Journal
 from binhost.pool import Stock
 from binhost.records import BuildResult
 from headnode.errors import PublishError
 
 A, B = "app-misc/a/a-1-1.gpkg.tar", "app-misc/b/b-1-1.gpkg.tar"
 ENTRIES = {name: f"CPV: app-misc/{name[9]}-1\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
-EMPTY = Stock(journal=Journal(folder=Path("nowhere")), sha256={})
-STOCK = replace(EMPTY, sha256={A: "aa", B: "bb"}, added=ENTRIES)
+EMPTY = Stock(sha256={}, recent={}, read=lambda: Entries(""))
+STOCK = replace(EMPTY, sha256={A: "aa", B: "bb"}, read=lambda: Entries.of(ENTRIES))
 
 
 @pytest.fixture

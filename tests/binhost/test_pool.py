@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 
-from binhost import journal
+from binhost import pool_index
 from binhost.index import field, join_entries
-from binhost.journal import join_digests
 from binhost.pool import Pool, clear_staging
+from binhost.pool_index import join_digests
 from headnode.errors import PublishError
 from headnode.process import run
+
+
+@pytest.fixture(autouse=True)
+def nothing_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have everything in the large files at once (tests/binhost/test_pool_index.py: the small)."""
+    monkeypatch.setattr(pool_index, "RECENT", 0)
 
 
 @pytest.fixture
@@ -62,11 +68,11 @@ def test_the_digests_are_those_that_sha256sum_checks(
 def test_an_entry_without_a_digest_is_named(pool: Pool, staging: Path, make_package: Any) -> None:
     name = make_package(staging, "a-1")
     pool.add(staging, [name])
-    pool.journal.digests_file.unlink()
+    pool.index.digests_file.unlink()
     with pytest.raises(PublishError) as error:
         pool.entries()
     assert str(error.value) == (
-        f"{pool.journal.digests_file} lacks {name}. It is damaged: put it back from a backup."
+        f"{pool.index.digests_file} lacks {name}. It is damaged: put it back from a backup."
     )
 
 
@@ -87,7 +93,7 @@ def test_old_entries_stay_as_they_are_when_others_come(
     first = pool.add(staging, [make_package(staging, "b-1")]).entries
     second = pool.add(staging, [make_package(staging, "a-1")]).entries
     assert first.items() < second.items()
-    assert pool.journal.entries_file.read_text() == "".join(f"{each}\n" for each in second.values())
+    assert pool.index.entries_file.read_text() == join_entries(second.values())
 
 
 def test_only_new_files_are_read(pool: Pool, staging: Path, make_package: Any) -> None:
@@ -169,7 +175,7 @@ def test_a_crash_between_link_and_entry_is_healed_by_the_next_add(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(journal, "join_digests", stop)
+        patch.setattr(pool_index, "join_digests", stop)
         pool.add(staging, [name])
     assert (pool.folder / name).exists()
     assert pool.entries() == {}
@@ -221,8 +227,8 @@ def test_ten_thousand_entries_are_read_in_a_fraction_of_a_second(
         for number in range(10_000)
     )
     many = list(many)
-    pool.journal.entries_file.write_text(join_entries(many))
-    pool.journal.digests_file.write_text(
+    pool.index.entries_file.write_text(join_entries(many))
+    pool.index.digests_file.write_text(
         join_digests({field(each, "PATH") or "": "0" * 64 for each in many})
     )
     started = time.process_time()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from binhost import pool_index
 from binhost.gates import GateError, Move, Waivers
 from binhost.index import field, parse_entries
 from binhost.keys import Keys
@@ -262,19 +263,56 @@ def test_a_pool_that_lost_its_index_does_not_take_a_changed_file_for_what_was_pu
     old: Binhost, finished: Any, make_package: Any
 ) -> None:
     [name] = old.pool.files()
-    for path in (old.pool.journal.digests_file, old.pool.journal.entries_file):
-        path.write_text("")
-    old.staging.mkdir(exist_ok=True)
+    old.pool.index.recent_file.unlink()
     other = make_package(old.staging, "a-1", image=b"other")
     (old.staging / other).replace(old.pool.folder / name)
     finished(old.build_folder, name, make_package(old.staging, "b-1"))
-    with pytest.raises(PublishError) as error:
-        go(old)
-    assert str(error.value) == (
-        f"{old.pool.folder / name} is not what was published under that name. "
-        "headnode generations verify --repair looks for what was."
-    )
+    for _ in range(2):  # nothing of it is written down
+        with pytest.raises(PublishError) as error:
+            go(old)
+        assert str(error.value) == (
+            f"{old.pool.folder / name} is not what was published under that name. "
+            "headnode generations verify --repair looks for what was."
+        )
     assert old.generations.numbers() == [1]
+
+
+def test_a_pool_that_lost_its_index_gets_it_again_from_its_files(
+    old: Binhost, finished: Any, make_package: Any
+) -> None:
+    before = dict(old.pool.entries())
+    old.pool.index.recent_file.unlink()
+    finished(old.build_folder, *before, make_package(old.staging, "b-1"))
+    go(old)
+    assert served(old) == (2, {"app-misc/a-1", "app-misc/b-1"})
+    assert before.items() < old.pool.entries().items()
+
+
+def test_a_digest_that_is_not_what_was_published_is_damage(
+    old: Binhost, finished: Any, make_package: Any
+) -> None:
+    [name] = old.pool.files()
+    index = old.pool.index
+    text = index.recent_file.read_text()
+    index.recent_file.write_text(text.replace(old.pool.stock().sha256[name], "0" * 64))
+    finished(old.build_folder, name, make_package(old.staging, "b-1"))
+    with pytest.raises(PublishError, match=f"has not the published digest of {name}. It is damag"):
+        go(old)
+
+
+def test_a_package_that_comes_back_without_an_entry_is_entered_again(
+    old: Binhost, finished: Any, make_package: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_index, "RECENT", 0)
+    [first] = old.pool.files()
+    second = make_package(old.staging, "b-1")
+    finished(old.build_folder, second)
+    go(old)
+    old.pool.index.entries_file.write_text("")
+    finished(old.build_folder, first, second)
+    go(old)
+    assert served(old) == (3, {"app-misc/a-1", "app-misc/b-1"})
+    assert set(old.pool.entries()) >= {first}
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("PATH: x\n")])
@@ -352,7 +390,7 @@ def watched(tmp_path: Path) -> Iterator[None]:
     assert reads > 100
 
 
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("signed", "recent"), [(False, 64), (True, 64), (False, 0)])
 @pytest.mark.usefixtures("watched")
 def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_next_one_ends_well(
     tmp_path: Path,
@@ -360,8 +398,11 @@ def test_a_publish_killed_before_any_of_its_effects_leaves_old_or_new_and_the_ne
     make_package: Any,
     finished: Any,
     killed_at: Any,
+    monkeypatch: pytest.MonkeyPatch,
     signed: bool,
+    recent: int,
 ) -> None:
+    monkeypatch.setattr(pool_index, "RECENT", recent)
     old_state, new_state = (1, {"app-misc/a-1"}), (2, {"app-misc/a-2", "app-misc/b-1"})
     folder = tmp_path_factory.mktemp("k")
     keys = Keys(folder=folder, home=folder / "signing") if signed else None
