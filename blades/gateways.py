@@ -25,11 +25,12 @@ from typing import Any
 
 from ClusterShell.NodeSet import NodeSet
 from ClusterShell.Propagation import RouteResolvingError
+from ClusterShell.Task import task_self
 from ClusterShell.Topology import TopologyError, TopologyGraph, TopologyTree
 from ClusterShell.Worker.Ssh import SshClient, WorkerSsh
 from ClusterShell.Worker.Tree import TreeWorker
 
-from blades.outcome import SSH_FAILED, Outcome, Watch, output_of
+from blades.outcome import SSH_FAILED, SSH_OPTIONS, Outcome, Watch, output_of
 from config.model import Rollout
 
 log = logging.getLogger(__name__)
@@ -138,10 +139,16 @@ class Tree(Watch):
             self.at_work.add(branch)
             branch.start(self.task)
 
-    def give_up(self, why: str = "") -> None:
+    def give_up(self) -> None:
         """Note that nothing leads to the blades that are left."""
         while self.left:
-            self.note(self.left.popleft(), SSH_FAILED, why or self._no_way())
+            self.note(self.left.popleft(), SSH_FAILED, self._no_way())
+
+    def cut_off(self, why: str) -> None:
+        """Note that the way to all blades that are at work was lost."""
+        for branch in self.at_work:
+            said = output_of(branch, branch.blade)
+            self.note(branch.blade, SSH_FAILED, f"{said}\n{why}".lstrip(), way_lost=True)
 
     def ev_read(self, worker: Any, node: str, sname: str, msg: bytes) -> None:
         """Keep what a gateway's ssh says."""
@@ -203,31 +210,54 @@ class Tree(Watch):
 
 
 def run_through(
-    task: Any,
     blades: Sequence[str],
     line: str,
     options: Rollout,
     on_outcome: Callable[[Outcome], None],
 ) -> dict[str, Outcome]:
-    """Run `line` on every blade through `options.gateways`; see `transport.run_on`.
-
-    `task` is this thread's, with its `ssh_options` set, and is used up.
-    """
-    task.topology = topology(options.gateways or "", blades)
-    task.set_default("distant_worker", _GatewayWorker)
-    task.set_info("grooming_delay", 0)  # results are not held back to be sent together
+    """Run `line` on every blade through `options.gateways`; see `transport.run_on`."""
+    task = task_self()
     tree = Tree(task, blades, line, options, on_outcome)
-    task.timer(LOOK_S, handler=tree, interval=LOOK_S, autoclose=True)
+    _prepare(task, tree)
+    bad = ""
     try:
         tree.begin()
         task.resume()
-    except TopologyError as error:  # a gateway's own, sent to us
-        tree.left.extend(branch.blade for branch in tree.at_work)
-        tree.give_up(f"gateway {error}")
+    except TopologyError as error:  # a gateway cannot go on, and says why; that ends the task
+        bad = str(error).partition(":")[0]
+        tree.cut_off(f"gateway {error}")
     finally:
         tree.over = True
         task.abort(kill=True)
-    return tree.outcomes
+    if not tree.left:
+        return tree.outcomes
+    log.warning("gateway %s cannot go on", bad)
+    others = str(tree.gateways - NodeSet(bad))
+    if not others:
+        tree.give_up()
+        return tree.outcomes
+    options = options.model_copy(update={"gateways": others})
+    return {**tree.outcomes, **run_through([*tree.left], line, options, on_outcome)}
+
+
+def _prepare(task: Any, tree: Tree) -> None:
+    options = tree.options
+    task.set_info("fanout", options.fanout)
+    # -n: the standard input of blades is empty, also of those that are sent another way.
+    task.set_info("ssh_options", f"-n {SSH_OPTIONS} {options.ssh_options}".rstrip())
+    task.set_info("gateway_options", f"{SSH_OPTIONS} {options.gateway_options}".rstrip())
+    task.set_info("grooming_delay", 0)  # results are not held back to be sent together
+    task.set_default("distant_worker", _GatewayWorker)
+    task.topology = topology(str(tree.gateways), [*tree.left])
+    task.timer(LOOK_S, handler=tree, interval=LOOK_S, autoclose=True)
+    clear = task._engine.clear
+
+    def taken_down(**how: bool) -> None:
+        """Close all connections: on Ctrl-C and errors that is before they come out of `resume`."""
+        tree.over = True
+        clear(**how)
+
+    task._engine.clear = taken_down
 
 
 def topology(gateways: str, blades: Sequence[str]) -> TopologyTree:

@@ -11,6 +11,9 @@ from ClusterShell.Event import EventHandler
 
 # A command that ssh itself could not start: ssh(1), EXIT STATUS.
 SSH_FAILED = 255
+# ServerAliveInterval: a machine that loses power in the middle is given up after 90 s, not only at
+# the time limit of the pull.
+SSH_OPTIONS = "-oBatchMode=yes -oConnectTimeout=10 -oServerAliveInterval=30"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,15 +21,11 @@ from ClusterShell.Worker.Ssh import WorkerSsh
 from ClusterShell.Worker.Worker import WorkerError
 
 from blades.gateways import run_through
-from blades.outcome import SSH_FAILED, Outcome, Watch, output_of
+from blades.outcome import SSH_FAILED, SSH_OPTIONS, Outcome, Watch, output_of
 from config.model import Rollout, TransportKind
 from headnode.errors import RolloutError
 
 __all__ = ["SSH_FAILED", "Outcome", "run_on"]
-
-# ServerAliveInterval: a blade that loses power in the middle is given up after 90 s, not only at
-# the time limit of the pull.
-SSH_OPTIONS = "-oBatchMode=yes -oConnectTimeout=10 -oServerAliveInterval=30"
 
 
 class _Client(ExecClient):  # type: ignore[misc]
@@ -66,15 +62,13 @@ def run_on(
     """
     if not blades:
         return {}
+    if options.gateways:
+        return run_through(blades, line, options, on_outcome)
     # The task of this thread: an exception in `on_outcome`, and Ctrl-C, come out here. One with a
     # thread of its own would print a traceback and leave its caller waiting (ClusterShell 1.10).
     task = task_self()
     task.set_info("fanout", options.fanout)
     task.set_info("ssh_options", f"{SSH_OPTIONS} {options.ssh_options}".rstrip())
-    if options.gateways:
-        task.set_info("ssh_options", f"-n {SSH_OPTIONS} {options.ssh_options}".rstrip())
-        task.set_info("gateway_options", f"{SSH_OPTIONS} {options.gateway_options}".rstrip())
-        return run_through(task, blades, line, options, on_outcome)
     watch = Watch(on_outcome)
     worker = _worker(NodeSet.fromlist(list(blades)), line, options, watch)
     try:

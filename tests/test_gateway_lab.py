@@ -49,7 +49,11 @@ gateways.GRACE_S = asked["grace_s"]
 has = lambda: (threading.active_count(), len(os.listdir("/proc/self/fd")))
 way = Rollout.model_validate(asked["options"])
 before = has() if asked["warm"] and run_on(asked["blades"][:1], "true", way) else has()
-outcomes = run_on(asked["blades"], asked["line"], way, lambda each: print("shown", each.blade))
+def shown(each):
+    print("shown", each.blade, flush=True)
+    if asked["refuse"]:
+        raise BrokenPipeError
+outcomes = run_on(asked["blades"], asked["line"], way, shown)
 print(json.dumps({
     "left": [before, has()],
     "outcomes": {name: [each.code, each.output, each.seconds] for name, each in outcomes.items()},
@@ -81,12 +85,12 @@ class Here:
     def on(self, node: str, line: str, *, check: bool = True) -> Completed:
         return self.up.lab.node(node).run(["sh", "-c", line], timeout_s=60, check=check)
 
-    def serve(self, node: str) -> None:
+    def serve(self, node: str, limit: str = "ulimit -S -n 64") -> None:
         """Start sshd. On a gateway it gives few file handles, as distributions do."""
         sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
         assert sshd, "no sshd: bootstrap.sh installs it"
-        limit = "ulimit -S -n 64; " if node in GATEWAYS else ""
-        self.on(node, f"{limit}{sshd} -f /etc/ssh/test_config -E /var/log/sshd.log")
+        before = f"{limit}; " if node in GATEWAYS else ""
+        self.on(node, f"{before}{sshd} -f /etc/ssh/test_config -E /var/log/sshd.log")
         self.wait(node, "test -s /run/sshd.pid")
 
     def stop(self, node: str) -> None:
@@ -122,9 +126,18 @@ class Here:
             **more,
         }
 
-    def argv(self, line: str, blades: Sequence[str], grace_s: float, **more: object) -> list[str]:
+    def argv(
+        self,
+        line: str,
+        blades: Sequence[str],
+        grace_s: float,
+        *,
+        refuse: bool = False,
+        **more: object,
+    ) -> list[str]:
         """The command line of a run over gateways, for the lab's headnode."""
         asked = {"line": line, "blades": [*blades], "grace_s": grace_s, "warm": len(blades) > 3}
+        asked["refuse"] = refuse
         asked["options"] = self.options(**more)
         return [sys.executable, "-c", SCRIPT, json.dumps(asked)]
 
@@ -356,15 +369,50 @@ def test_a_gateway_takes_more_blades_than_it_was_given_file_handles_for(here: He
 def test_ctrl_c_ends_the_gateways_and_their_ways_to_blades(here: Here) -> None:
     argv = here.argv("echo > /tmp/begun; sleep 60", BLADES, 30.0)
     process = subprocess.Popen(
-        here.up.lab.headnode.argv(argv), stderr=subprocess.PIPE, text=True, start_new_session=True
+        here.up.lab.headnode.argv(argv),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     for blade in BLADES:
         here.wait(blade, "test -e /tmp/begun")
     inside = here.up.lab.headnode.run(["pgrep", "-f", "asked ="], timeout_s=60).output.split()
     here.on("headnode", f"kill -INT {inside[-1]}")
-    assert process.communicate(timeout=10)[1].splitlines()[-1] == "KeyboardInterrupt"
+    output, errors = process.communicate(timeout=10)
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    assert "gateway" not in [line.split()[0] for line in errors.splitlines()]
+    assert output == ""  # it is no outcome of a blade's
     for gateway in GATEWAYS:
         here.wait(gateway, "! pgrep -f [C]lusterShell.Gateway && ! pgrep -x ssh")
+
+
+@pytest.mark.lab
+def test_an_error_while_an_outcome_is_shown_comes_out_and_ends_the_rest(here: Here) -> None:
+    line = "case $(hostname) in blade01) exit;; esac; sleep 60"
+    argv = here.argv(line, BLADES, 30.0, refuse=True)
+    done = here.up.lab.headnode.run([*argv], timeout_s=20, check=False)
+    assert done.output == "shown blade01\n"
+    assert done.errors.splitlines()[-1] == "BrokenPipeError"
+    for gateway in GATEWAYS:
+        here.wait(gateway, "! pgrep -f [C]lusterShell.Gateway && ! pgrep -x ssh")
+
+
+@pytest.mark.lab
+def test_a_gateway_that_cannot_go_on_says_why_and_another_takes_the_rest(here: Here) -> None:
+    here.stop("gate1")
+    here.serve("gate1", limit="ulimit -n 64")  # the hard limit, too
+    many = [f"b{number:03}" for number in range(90)]
+    where = f"{here.options()['ssh_options']} -oHostName=blade01"
+    outcomes, done = here.run_on("hostname", many, fanout=8, ssh_options=where)
+    assert len(outcomes) == 90
+    cut_off = [each for each in outcomes.values() if each[0]]
+    assert 0 < len(cut_off) <= 8, cut_off
+    assert {each[0] for each in cut_off} == {255}
+    assert all("gateway gate1: [Errno 24] Too many open files" in each[1] for each in cut_off)
+    assert "gateway gate1 cannot go on" in done.errors
+    here.stop("gate1")
+    here.serve("gate1")
 
 
 @pytest.mark.lab
