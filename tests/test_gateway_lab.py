@@ -336,23 +336,23 @@ def test_every_blade_has_its_own_output_and_code(here: Here) -> None:
 def test_a_blade_that_hangs_behind_a_gateway_is_cut_off_and_holds_up_no_other(here: Here) -> None:
     started = time.monotonic()
     outcomes, _ = here.run_on(
-        "echo so far; case $(hostname) in blade01) sleep 60;; esac", fanout=2, timeout_s=3.0
+        "echo so far; case $(hostname) in blade01) sleep 60;; esac", fanout=2, timeout_s=8.0
     )
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 40
     assert codes(outcomes) == {"blade01": None, "blade02": 0, "blade03": 0}
     assert outcomes["blade01"][1] == "so far"
-    assert 2.5 < outcomes["blade01"][2] < 6
-    assert all(outcomes[name][2] < 2.5 for name in ("blade02", "blade03"))
+    assert 7.5 < outcomes["blade01"][2] < 16
+    assert all(outcomes[name][2] < 7.5 for name in ("blade02", "blade03"))
     for gateway in GATEWAYS:
         here.wait(gateway, "! pgrep -f [C]lusterShell.Gateway && ! pgrep -x ssh")
 
 
 @pytest.mark.lab
 def test_seconds_are_a_blades_own_and_never_more_than_the_fan_out_run_at_once(here: Here) -> None:
-    outcomes, _ = here.run_on("sleep 1; date +%s.%N", fanout=1)
+    outcomes, _ = here.run_on("sleep 3; date +%s.%N", fanout=1)
     ended = sorted(float(each[1]) for each in outcomes.values())
-    assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(ended))
-    assert all(1 <= each[2] < 2.5 for each in outcomes.values())
+    assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(ended))
+    assert all(3 <= each[2] < 7 for each in outcomes.values())
 
 
 @pytest.mark.lab
@@ -379,7 +379,7 @@ def test_ctrl_c_ends_the_gateways_and_their_ways_to_blades(here: Here) -> None:
         here.wait(blade, "test -e /tmp/begun")
     inside = here.up.lab.headnode.run(["pgrep", "-f", "asked ="], timeout_s=60).output.split()
     here.on("headnode", f"kill -INT {inside[-1]}")
-    output, errors = process.communicate(timeout=10)
+    output, errors = process.communicate(timeout=30)
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
     assert "gateway" not in [line.split()[0] for line in errors.splitlines()]
     assert output == ""  # it is no outcome of a blade's
@@ -391,7 +391,7 @@ def test_ctrl_c_ends_the_gateways_and_their_ways_to_blades(here: Here) -> None:
 def test_an_error_while_an_outcome_is_shown_comes_out_and_ends_the_rest(here: Here) -> None:
     line = "case $(hostname) in blade01) exit;; esac; sleep 60"
     argv = here.argv(line, BLADES, 30.0, refuse=True)
-    done = here.up.lab.headnode.run([*argv], timeout_s=20, check=False)
+    done = here.up.lab.headnode.run([*argv], timeout_s=60, check=False)
     assert done.output == "shown blade01\n"
     assert done.errors.splitlines()[-1] == "BrokenPipeError"
     for gateway in GATEWAYS:
@@ -431,7 +431,7 @@ def test_a_blade_is_not_unwell_because_its_gateway_went_down_while_it_was_asked(
     )
     here.wait("blade01", "test -e /tmp/asked")
     here.stop("gate1")
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     assert output == "{}\n", errors
     assert "gateway gate1 went down" in errors
     here.serve("gate1")
@@ -469,7 +469,7 @@ def test_a_gateway_that_goes_down_leaves_its_blades_unreached_and_is_named(here:
     )
     here.wait("blade01", "test -e /tmp/long")
     here.stop("gate2")
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=40)
     said = json.loads(output.splitlines()[-1])["outcomes"]["blade01"]
     assert said[0] == 255
     assert said[1].startswith("so far\ngateway gate2 went down")
@@ -490,7 +490,7 @@ def test_without_any_gateway_no_blade_is_reached_and_both_are_named(here: Here) 
 
 @pytest.mark.lab
 def test_a_gateway_that_hangs_is_given_up_and_the_others_go_on(here: Here) -> None:
-    argv = here.argv("echo > /tmp/$$.began; sleep 1", BLADES, 2.0, fanout=1, timeout_s=3.0)
+    argv = here.argv("echo > /tmp/$$.began; sleep 1", BLADES, 3.0, fanout=1, timeout_s=8.0)
     freeze = "until pkill -STOP -f [C]lusterShell.Gateway; do sleep 0.02; done"
     ways = [here.up.lab.node("gate1").argv(["sh", "-c", freeze])]
     frozen = [subprocess.Popen(each) for each in ways]
@@ -503,7 +503,7 @@ def test_a_gateway_that_hangs_is_given_up_and_the_others_go_on(here: Here) -> No
     outcomes = json.loads(done.stdout.splitlines()[-1])["outcomes"]
     assert sorted(codes(outcomes).values(), key=str) == [0, 0, 255]
     [said] = [each[1] for each in outcomes.values() if each[0]]
-    assert said == "gateway gate1 did not answer within 5 s"
+    assert said == "gateway gate1 did not answer within 11 s"
     assert said in done.stderr
 
 
