@@ -55,7 +55,8 @@ class Wallet:
     ::
 
         id_ed25519(.pub)      the headnode's own key, for the forced command alone
-        known_hosts           the blades' host keys, each confirmed
+        known_hosts           the host keys of blades and gateways, each confirmed
+        gateways/<name>.pub   the keys of gateways, for the forced command alone
     """
 
     folder: Path
@@ -78,11 +79,20 @@ class Wallet:
             run(["ssh-keygen", *words, self.key], timeout_s=SCAN_S)
         return self.key.with_suffix(".pub").read_text().strip()
 
+    def of_gateway(self, gateway: str) -> Path:
+        """The public key of a gateway; the private one never leaves it."""
+        return self.folder / "gateways" / f"{gateway}.pub"
+
+    def publics(self, gateways: Sequence[str]) -> list[str]:
+        """The keys that may come in to blades: the headnode's, and those of enrolled gateways."""
+        keys = [path for each in gateways if (path := self.of_gateway(each)).exists()]
+        return [self.public(), *(path.read_text().strip() for path in keys)]
+
     def trust(self, blade: str, lines: Sequence[str]) -> None:
         """Take these host keys for the blade's, and no others."""
         known = self.known_hosts.read_text().splitlines() if self.known_hosts.exists() else []
         others = [line for line in known if _blade_of(line) != blade]
-        write_atomic(self.known_hosts, "\n".join([*others, *lines]) + "\n")
+        write_atomic(self.known_hosts, "\n".join(sorted([*others, *lines])) + "\n")
 
     def ssh_options(self) -> list[str]:
         """The options of ssh with which the headnode comes in."""
@@ -150,18 +160,28 @@ def confirmed(lines: Sequence[str], wanted: str) -> list[str]:
 
 
 def authorized_line(public: str) -> str:
-    """The line of authorized_keys that binds the headnode's key to the gate. Pure."""
+    """The line of authorized_keys that binds a key to the gate. Pure."""
     return f'restrict,command="{GATE_PATH}" {public}'
 
 
-def install_line(public: str) -> str:
-    """The shell line that root runs on the blade; the tar comes on its standard input. Pure."""
-    line = shlex.quote(authorized_line(public))
-    keys = "/root/.ssh/authorized_keys"
+def authorize_line(folder: str, lines: Sequence[str]) -> str:
+    """The shell line that puts `lines` in place of all of headnode's in `authorized_keys`. Pure.
+
+    `folder` is as the shell reads it.
+    """
+    keys = f"{folder}/authorized_keys"
     return (
-        f"set -e; umask 077; mkdir -p /root/.ssh; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; "
-        f"touch {keys}; grep -v ' {COMMENT}$' {keys} > {keys}.new || true; "
-        f"echo {line} >> {keys}.new; mv {keys}.new {keys}; {timer.settle_line()}"
+        f"mkdir -p {folder}; touch {keys}; grep -vE ' {COMMENT}(/[^ ]+)?$' {keys} > {keys}.new || "
+        f"true; printf '%s\\n' {shlex.join(lines)} >> {keys}.new; mv {keys}.new {keys}"
+    )
+
+
+def install_line(publics: Sequence[str]) -> str:
+    """The shell line that root runs on the blade; the tar comes on its standard input. Pure."""
+    authorize = authorize_line("/root/.ssh", [authorized_line(each) for each in publics])
+    return (
+        f"set -e; umask 077; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; {authorize}; "
+        f"{timer.settle_line()}"
     )
 
 
@@ -176,15 +196,23 @@ def package_files() -> Rendered:
 
 
 def enrol(
-    wallet: Wallet, blade: str, rendered: Rendered, lines: Sequence[str], options: Sequence[str]
+    wallet: Wallet,
+    blade: str,
+    rendered: Rendered,
+    lines: Sequence[str],
+    options: Sequence[str],
+    *,
+    gateways: Sequence[str] = (),
 ) -> None:
     """Set a blade up; `lines` are its confirmed host keys, `options` the administrator's of ssh.
+
+    The keys of `gateways` may do there what the headnode's may.
 
     Raises:
         RolloutError: he does not come in, or it cannot be set up.
     """
     wallet.trust(blade, lines)
-    argv = wallet.enrol_argv(blade, options, install_line(wallet.public()))
+    argv = wallet.enrol_argv(blade, options, install_line(wallet.publics(gateways)))
     content = wallet.folder / f".{blade}.tar"
     files = {**rendered.files, GATE_PATH: GATE}
     write_atomic(content, to_tar(Rendered(files=files, links=rendered.links)), mode=0o600)

@@ -29,6 +29,11 @@ def all_blades(cluster: Cluster) -> list[Blade]:
     ]
 
 
+def all_gateways(cluster: Cluster) -> list[str]:
+    """The machines that blades are reached through; empty where the headnode does that itself."""
+    return [str(name) for name in NodeSet(cluster.rollout.gateways or "")]
+
+
 def select(cluster: Cluster, nodes: str | None) -> list[Blade]:
     """The blades of a node set (None: all).
 

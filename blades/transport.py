@@ -1,7 +1,8 @@
 """Runs a shell line on many blades at once, through ClusterShell.
 
-By OpenSSH, or by a command of the administrator's (`exec`), which is how the lab's blades are
-reached. A blade that fails, does not answer or takes too long is an outcome, not an exception.
+By OpenSSH, itself or through gateways (`blades.gateways`), or by a command of the administrator's
+(`exec`), which is how the lab's blades are reached. A blade that fails, does not answer or takes
+too long is an outcome, not an exception.
 """
 
 from __future__ import annotations
@@ -10,61 +11,21 @@ import contextlib
 import os
 import shlex
 import signal
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ClusterShell.Event import EventHandler
 from ClusterShell.NodeSet import NodeSet
 from ClusterShell.Task import task_self
 from ClusterShell.Worker.Exec import ExecClient, ExecWorker
 from ClusterShell.Worker.Ssh import WorkerSsh
 from ClusterShell.Worker.Worker import WorkerError
 
+from blades.gateways import run_through
+from blades.outcome import SSH_FAILED, SSH_OPTIONS, Outcome, Watch, output_of
 from config.model import Rollout, TransportKind
 from headnode.errors import RolloutError
 
-# A command that ssh itself could not start: ssh(1), EXIT STATUS.
-SSH_FAILED = 255
-# ServerAliveInterval: a blade that loses power in the middle is given up after 90 s, not only at
-# the time limit of the pull.
-SSH_OPTIONS = "-oBatchMode=yes -oConnectTimeout=10 -oServerAliveInterval=30"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a command did on one blade. `code` is None if it was cut off at the time limit."""
-
-    blade: str
-    code: int | None
-    output: str
-    seconds: float
-
-
-class _Watch(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
-    """Notes when each blade starts and ends."""
-
-    def __init__(self, on_outcome: Callable[[Outcome], None]) -> None:
-        self.started: dict[str, float] = {}
-        self.outcomes: dict[str, Outcome] = {}
-        self.on_outcome = on_outcome
-
-    def ev_pickup(self, worker: Any, node: str) -> None:
-        self.started[node] = time.monotonic()
-
-    def ev_hup(self, worker: Any, node: str, rc: int) -> None:
-        self.note(worker, node, rc)
-
-    def note(self, worker: Any, node: str, code: int | None) -> None:
-        outcome = Outcome(
-            blade=node,
-            code=code,
-            output=_text(worker.node_buffer(node)),
-            seconds=time.monotonic() - self.started.get(node, time.monotonic()),
-        )
-        self.outcomes[node] = outcome
-        self.on_outcome(outcome)
+__all__ = ["SSH_FAILED", "Outcome", "run_on"]
 
 
 class _Client(ExecClient):  # type: ignore[misc]
@@ -85,10 +46,6 @@ class _Worker(ExecWorker):  # type: ignore[misc]
     SHELL_CLASS = _Client
 
 
-def _text(buffer: Any) -> str:
-    return bytes(buffer or b"").decode("utf-8", "replace")
-
-
 def run_on(
     blades: Sequence[str],
     line: str,
@@ -103,21 +60,23 @@ def run_on(
     Raises:
         RolloutError: `options.exec_command` cannot be read.
     """
+    if not blades:
+        return {}
+    if options.gateways:
+        return run_through(blades, line, options, on_outcome)
     # The task of this thread: an exception in `on_outcome`, and Ctrl-C, come out here. One with a
     # thread of its own would print a traceback and leave its caller waiting (ClusterShell 1.10).
     task = task_self()
     task.set_info("fanout", options.fanout)
     task.set_info("ssh_options", f"{SSH_OPTIONS} {options.ssh_options}".rstrip())
-    watch = _Watch(on_outcome)
-    if not blades:
-        return watch.outcomes
+    watch = Watch(on_outcome)
     worker = _worker(NodeSet.fromlist(list(blades)), line, options, watch)
     try:
         task.schedule(worker)
         worker.set_write_eof()
         task.resume()
         for node in worker.iter_keys_timeout():  # for these, ev_hup was not called
-            watch.note(worker, node, None)
+            watch.note(node, None, output_of(worker, node))
     except WorkerError as error:
         raise RolloutError(f"exec_command {options.exec_command!r}: {error}.") from error
     finally:
@@ -125,7 +84,7 @@ def run_on(
     return watch.outcomes
 
 
-def _worker(nodes: NodeSet, line: str, options: Rollout, watch: _Watch) -> Any:
+def _worker(nodes: NodeSet, line: str, options: Rollout, watch: Watch) -> Any:
     common = {"handler": watch, "timeout": options.timeout_s, "stderr": False}
     if options.transport is TransportKind.SSH:
         return WorkerSsh(nodes, command=line, **common)

@@ -16,6 +16,7 @@ from binhost.publish import Binhost
 from binhost.records import Generation, TreeImage
 from binhost.user_patches import read_patches
 from blades.enrol import Wallet
+from blades.gateway_keys import WAY_ON
 from config.blade import blade_json
 from config.load import atoms_of
 from config.model import Class, Cluster, Rollout, SigningMode, TreeKind
@@ -111,12 +112,22 @@ class Site:
 
     @property
     def rollout(self) -> Rollout:
-        """The options of [rollout], with the headnode's own key where it has one."""
+        """The options of [rollout], with the headnode's own key where it has one.
+
+        Through gateways, blades are reached by the gateway's key, and gateways by the headnode's.
+        """
         options = self.cluster.rollout
         if not self.wallet.key.exists():
             return options
         own = shlex.join(self.wallet.ssh_options())
-        return options.model_copy(update={"ssh_options": f"{own} {options.ssh_options}".rstrip()})
+        if not options.gateways:
+            update = {"ssh_options": f"{own} {options.ssh_options}".rstrip()}
+        else:
+            update = {
+                "ssh_options": f"{WAY_ON} {options.ssh_options} -lroot",
+                "gateway_options": f"{own} {options.gateway_options}".rstrip(),
+            }
+        return options.model_copy(update=update)
 
     @property
     def signs(self) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from ClusterShell.NodeSet import NodeSet
+
 from blades.inventory import Blade, fold
 from config.model import OnStop, Rollout
 
@@ -32,15 +34,22 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Stages in the order in which they come; `promotes` whether one hands on to the next."""
+    """Stages in the order in which they come; `promotes` whether one hands on to the next.
+
+    `gateways` are what blades are reached through, as a node set; empty: the headnode does itself.
+    """
 
     stages: tuple[Stage, ...]
     promotes: bool
     on_stop: OnStop
     settle_s: float
+    gateways: str = ""
 
     def lines(self) -> Iterator[str]:
         """What will be done, a line a step."""
+        if self.gateways:
+            count = len(NodeSet(self.gateways))
+            yield f"through {count} gateway{'s' if count > 1 else ''}, {self.gateways}"
         before: Stage | None = None
         for stage in self.stages:
             name = f"{stage.class_name}/{stage.ring}"
@@ -73,6 +82,7 @@ def plan_rollout(
         promotes=whole and options.promote,
         on_stop=options.on_stop if whole else OnStop.HALT,
         settle_s=options.settle_s,
+        gateways=options.gateways or "",
     )
 
 

@@ -14,7 +14,7 @@ from schedules.site import Site
 def unwell(site: Site, reports: Sequence[BladeReport]) -> dict[str, str]:
     """Which of the blades that pulled are not well, and why; the others are confirmed."""
     options = site.rollout.model_copy(update={"timeout_s": site.rollout.health_timeout_s})
-    outcomes = run_on([each.blade for each in reports], f"{PULL} health", options)
+    outcomes = _ask([each.blade for each in reports], f"{PULL} health", options)
     found = {each.blade: why_unwell(outcomes.get(each.blade)) for each in reports}
     well = {each.blade: each for each in reports if not found[each.blade]}
     if site.cluster.pull.confirm_s:
@@ -22,11 +22,21 @@ def unwell(site: Site, reports: Sequence[BladeReport]) -> dict[str, str]:
     return {name: why for name, why in found.items() if why}
 
 
+def _ask(names: Sequence[str], line: str, options: Rollout) -> dict[str, Outcome]:
+    """Run a line that may be run twice; again, by another way, where a gateway went down under it.
+
+    A blade is not to count as unwell, and its ring to go back, for what befell a gateway.
+    """
+    outcomes = run_on(names, line, options)
+    again = [name for name, each in outcomes.items() if each.way_lost]
+    return {**outcomes, **run_on(again, line, options)}
+
+
 def _confirm(well: Mapping[str, BladeReport], options: Rollout) -> dict[str, str]:
     wrong: dict[str, str] = {}
     for sequence in {each.sequence for each in well.values()}:
         names = [name for name, each in well.items() if each.sequence == sequence]
-        done = run_on(names, f"{PULL} confirm {sequence}", options)
+        done = _ask(names, f"{PULL} confirm {sequence}", options)
         wrong |= {name: why_unwell(done.get(name)) for name in names}
     return wrong
 

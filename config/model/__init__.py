@@ -103,6 +103,16 @@ class Cluster(Section):
             raise misplaced(text, "distcc", "helpers")
         return self
 
+    @model_validator(mode="after")
+    def _gateways_are_no_blades(self) -> Self:
+        gateways = NodeSet(self.rollout.gateways or "")
+        for cls in self.classes.values():
+            for nodes in cls.rings.values():
+                if both := gateways & NodeSet(nodes):
+                    text = f"{both} is a blade: its pull would replace what other pulls go through"
+                    raise misplaced(text, "rollout", "gateways")
+        return self
+
     def place_of(self, blade: str) -> tuple[str, str] | None:
         """The class and the ring that `blade` is in, or None if it is in none."""
         for name, cls in self.classes.items():

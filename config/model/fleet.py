@@ -56,13 +56,35 @@ class Rollout(Section):
         "",
         examples=["-p 2222"],
         description="For `ssh`: further options of ssh(1), separated by spaces. The key and the "
-        "host keys of `headnode blades enrol` are used without being named here.",
+        "host keys of `headnode blades enrol` are used without being named here. With `gateways`, "
+        "it is they that use these.",
+    )
+    gateways: Nodes | None = Field(
+        None,
+        examples=["gate[1-4]"],
+        description="For `ssh`: node set of the machines that reach the blades, each of which "
+        "reaches all of them, by ClusterShell's tree: the headnode has one connection to each. "
+        "For thousands of blades, or a network that the headnode is not in. None is a blade: a "
+        "pull would replace what the others' pulls go through. `headnode blades enrol` sets them "
+        "up. Not set: the headnode reaches the blades itself.",
+    )
+    gateway_options: Line = Field(
+        "",
+        examples=["-l headnode"],
+        description="For `gateways`: options of ssh(1) by which the headnode reaches them, "
+        "separated by spaces.",
+    )
+    gateway_python: Line = Field(
+        "python3",
+        examples=["/opt/headnode/bin/python"],
+        description="For `gateways`: the Python there that has ClusterShell "
+        "(dev-python/clustershell), best in the headnode's version.",
     )
     fanout: Count = Field(
         16,
         ge=1,
-        description="Blades that pull at once. More finish sooner, until the headnode's network "
-        "is the limit.",
+        description="Blades that pull at once, all gateways together. More finish sooner, until "
+        "the headnode's network is the limit.",
     )
     timeout_s: Seconds = Field(
         3600.0,
@@ -130,6 +152,13 @@ class Rollout(Section):
     def _exec_needs_a_command(self) -> Self:
         if self.transport is TransportKind.EXEC and "%h" not in self.exec_command:
             raise misplaced("transport `exec` needs an exec_command with %h in it", "exec_command")
+        return self
+
+    @model_validator(mode="after")
+    def _gateways_go_by_ssh(self) -> Self:
+        if self.transport is TransportKind.EXEC and self.gateways:
+            text = "gateways are for transport `ssh`: an exec_command finds its own way"
+            raise misplaced(text, "gateways")
         return self
 
 

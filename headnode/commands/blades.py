@@ -10,15 +10,16 @@ import click
 
 from blades import drained
 from blades.enrol import confirmed, enrol, fingerprint, scan
-from blades.inventory import Blade, select
+from blades.gateway_keys import enrol_gateway, give_hosts
+from blades.inventory import Blade, all_gateways, select
 from blades.secrets import secret_of
 from blades.setup import mode_of, setup_files, to_tar
 from config.load import atoms_of
 from config.portage import Rendered
 from headnode.commands.bladestates import COLUMNS, known_blades, show_blade
 from headnode.commands.context import Settings, json_option, now
-from headnode.console import say, show_json, table
-from headnode.errors import ConfigError
+from headnode.console import say, show_json, table, warn
+from headnode.errors import ConfigError, RolloutError
 from headnode.files import write_atomic
 from headnode.wording import counted
 from schedules.ledger.ledger import Ledger
@@ -83,23 +84,47 @@ def enrol_(settings: Settings, blade: str, host_key: str | None, options: str, p
     Without --host-key, the keys that the blade shows are printed, to be compared with
     `ssh-keygen -lf` on its console.
 
+    A gateway of [rollout] is set up likewise, before the blades that it reaches: it makes a key of
+    its own, which blades bind as they do the headnode's. `--ssh "-l USER"` sets it up for another
+    user than root, whom [rollout] gateway_options names, too.
+
     Example: headnode blades enrol blade07 --host-key SHA256:Yb3q…
     """
     site = settings.site()
-    chosen = one_blade(site, blade)
-    shown = scan(chosen.name, port)
+    gateways = all_gateways(site.cluster)
+    name = blade if blade in gateways else one_blade(site, blade).name
+    shown = scan(name, port)
     if host_key is None:
-        lines = "\n".join(f"  {fingerprint(line)} ({line.split()[1]})" for line in shown)
+        keys = "\n".join(f"  {fingerprint(line)} ({line.split()[1]})" for line in shown)
         raise ConfigError(
-            f"{blade} shows these host keys:\n{lines}\n",
+            f"{blade} shows these host keys:\n{keys}\n",
             remedy="Compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on its "
             "console, and give the one that is right as --host-key.",
         )
-    atoms, secret = atoms_of(site.klass(chosen.class_name)), secret_of(site.state, chosen.name)
-    rendered = setup_files(site.cluster, chosen, atoms, site.keyring(), secret)
     words = [*shlex.split(options), *(["-p", str(port)] if port != 22 else []), "-l", "root"]
-    enrol(site.wallet, chosen.name, rendered, confirmed(shown, host_key), words)
-    say(f"{blade} is enrolled: it pulls with the next rollout.")
+    lines = confirmed(shown, host_key)
+    if name in gateways:
+        enrol_gateway(site.wallet, name, lines, words)
+        said = "is enrolled as a gateway. Blades that are enrolled from now on know its key."
+    else:
+        chosen = one_blade(site, name)
+        atoms, secret = atoms_of(site.klass(chosen.class_name)), secret_of(site.state, name)
+        rendered = setup_files(site.cluster, chosen, atoms, site.keyring(), secret)
+        enrol(site.wallet, name, rendered, lines, words, gateways=gateways)
+        said = "is enrolled: it pulls with the next rollout."
+    _tell_gateways(site, [each for each in gateways if each != name])
+    say(f"{name} {said}")
+
+
+def _tell_gateways(site: Site, gateways: list[str]) -> None:
+    """Give the gateways that are enrolled the host keys as they are now."""
+    options = shlex.split(site.rollout.gateway_options)
+    for gateway in gateways:
+        if site.wallet.of_gateway(gateway).exists():
+            try:
+                give_hosts(site.wallet, gateway, options)
+            except RolloutError as error:
+                warn(f"{error}\nheadnode blades enrol {gateway} gives it them again.")
 
 
 def one_blade(site: Site, name: str) -> Blade:

@@ -1,15 +1,15 @@
 """`headnode doctor`: everything that a newcomer trips over, looked at, with what to do about it.
 
-`findings` is what a check says; `machine`, `programs`, `network`, `trust` and `cluster` are the
-checks, each a function of the site that returns findings and changes nothing. A check that cannot
-be made is a finding too, never an exception.
+`findings` is what a check says; `machine`, `programs`, `network`, `trust`, `cluster` and `gateways`
+are the checks, each a function of the site that returns findings and changes nothing. A check that
+cannot be made is a finding too, never an exception.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from headnode.doctor import cluster, machine, network, programs, trust
+from headnode.doctor import cluster, gateways, machine, network, programs, trust
 from headnode.doctor.findings import Finding, problem
 from headnode.errors import HeadnodeError
 from schedules.site import Site
@@ -28,6 +28,7 @@ CHECKS: dict[str, Check] = {
     "mirror": cluster.mirror,
     "make.conf": cluster.make_conf,
     "deployments": cluster.deployments,
+    "gateways": gateways.gateways,
     "blades": cluster.blades,
 }
 

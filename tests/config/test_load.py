@@ -130,6 +130,20 @@ def test_an_unknown_key_in_an_inline_table_is_found(refused: Refused) -> None:
             "transport `exec` needs an exec_command with %h in it.",
         ),
         (
+            "[rollout]\ntransport = 'exec'\nexec_command = 'enter %h'\ngateways = 'gate1'",
+            "cluster.toml:4: rollout.gateways: "
+            "gateways are for transport `ssh`: an exec_command finds its own way.",
+        ),
+        (
+            "[classes.blade.rings]\ncanary = 'b[1-9]'\n[rollout]\ngateways = 'b[8-12]'",
+            "cluster.toml:4: rollout.gateways: "
+            "b[8-9] is a blade: its pull would replace what other pulls go through.",
+        ),
+        (
+            "[rollout]\ngateways = 'gate[1-'",
+            'cluster.toml:2: rollout.gateways: not a node set: missing bracket: "gate[1-".',
+        ),
+        (
             "[serve]\nhost = 'http://headnode/'",
             "cluster.toml:2: serve.host: 'http://headnode/' is not a host name or address alone, "
             "without scheme or path.",

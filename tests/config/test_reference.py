@@ -30,6 +30,7 @@ def test_every_option_that_is_not_set_by_default_has_an_example() -> None:
     assert unset == {
         "classes.<name>.world": ["blade.world"],
         "distcc.helpers": ["blade[01-58]"],
+        "rollout.gateways": ["gate[1-4]"],
         "signing.home": ["/root/.gnupg"],
         "signing.key": ["0123456789ABCDEF0123456789ABCDEF01234567"],
         "serve.access_log": ["/var/log/headnode-access.log"],

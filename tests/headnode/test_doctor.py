@@ -10,7 +10,7 @@ import pytest
 from blades.inventory import Blade
 from blades.transport import Outcome
 from headnode.cli import run
-from headnode.doctor import CHECKS, programs
+from headnode.doctor import CHECKS, gateways, programs
 from headnode.doctor.cluster import judge
 from headnode.doctor.findings import Finding, good, problem, warning
 
@@ -132,3 +132,30 @@ def test_a_version_is_compared_as_numbers() -> None:
         text="Portage is 3.0.9",
         remedy="this was tried with 3.0.83; update to 3.0.77",
     )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (None, problem("gate1: not reached (no answer)", "is it on? may this user enter by ssh?")),
+        (
+            Outcome(blade="gate1", code=None, output="", seconds=60.0),
+            problem("gate1: not reached (no answer)", "is it on? may this user enter by ssh?"),
+        ),
+        (
+            Outcome(blade="gate1", code=0, output="Hello!\nClusterShell 1.9.3", seconds=1.0),
+            warning(
+                "gate1: ClusterShell 1.9.3, and the headnode has 1.10.1",
+                "the same version on both, if rollouts fail there",
+            ),
+        ),
+        (
+            Outcome(blade="gate1", code=0, output="ClusterShell 1.10.1", seconds=1.0),
+            good("gate1: ClusterShell 1.10.1"),
+        ),
+    ],
+)
+def test_gateways_with_the_administrators_own_keys_are_judged(
+    outcome: Outcome | None, expected: Finding
+) -> None:
+    assert gateways.judge("gate1", outcome, "python3", "1.10.1", "") == expected

@@ -6,10 +6,11 @@ import pytest
 
 from blades.inventory import Blade
 from blades.transport import Outcome
-from config.model import Rollout
+from config.model import Cluster, Rollout, State
 from headnode.commands.rollout import exit_code
 from headnode.errors import ExitCode
 from schedules.rollout import BladeReport, Result, read_outcome, rollout_once
+from schedules.site import Site
 
 BLADE = Blade(name="blade01", class_name="blade", ring="canary")
 SAID = {
@@ -148,3 +149,25 @@ def test_a_rollout_reports_every_blade_in_order_and_as_it_comes(tmp_path: Path) 
     assert [each.blade for each in shown][-2:] == ["blade1", "blade4"]
     assert {each.blade: each for each in shown} == {each.blade: each for each in reports}
     assert exit_code(reports) is ExitCode.PARTLY
+
+
+@pytest.mark.parametrize("gateways", [None, "gate[1-2]"])
+def test_each_way_has_the_key_and_host_keys_of_the_machine_that_takes_it(
+    tmp_path: Path, gateways: str | None
+) -> None:
+    options = Rollout(gateways=gateways, ssh_options="-p 2222", gateway_options="-l headnode")
+    site = Site(cluster=Cluster(state=State(path=tmp_path), rollout=options))
+    assert site.rollout == options  # the administrator's own keys, as long as nobody is enrolled
+    site.wallet.public()
+    common = "-oGlobalKnownHostsFile=/dev/null -oStrictHostKeyChecking=yes"
+    keys = tmp_path / "keys/ssh"
+    own = f"-i{keys}/id_ed25519 -oIdentitiesOnly=yes -oUserKnownHostsFile={keys}/known_hosts"
+    there = (
+        "-i~/.ssh/headnode/id_ed25519 -oIdentitiesOnly=yes "
+        "-oUserKnownHostsFile=~/.ssh/headnode/known_hosts"
+    )
+    if gateways:
+        expected = (f"{there} {common} -p 2222 -lroot", f"{own} {common} -l headnode")
+    else:
+        expected = (f"{own} {common} -p 2222", "-l headnode")
+    assert (site.rollout.ssh_options, site.rollout.gateway_options) == expected

@@ -59,6 +59,15 @@ def test_the_plan_says_every_step_before_it_is_done() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("gateways", "said"),
+    [("gate1", "through 1 gateway, gate1"), ("gate[1-2]", "through 2 gateways, gate[1-2]")],
+)
+def test_the_plan_names_the_gateways_first(gateways: str, said: str) -> None:
+    plan = plan_rollout(blades("canary", 1), {}, Rollout(gateways=gateways), whole=True)
+    assert next(plan.lines()) == said
+
+
 def test_a_plan_over_named_blades_moves_no_ring() -> None:
     some = [*blades("canary", 1), *blades("fleet", 3)]
     plan = plan_rollout(some, {}, Rollout(), whole=False)

@@ -17,7 +17,7 @@ RDEPEND="
 	>=dev-python/apscheduler-3.10.4
 	<dev-python/apscheduler-4
 	>=dev-python/click-8.1
-	>=dev-python/clustershell-1.9.2
+	>=dev-python/clustershell-1.10
 	>=app-portage/gemato-20.8
 	>=dev-python/isal-1.7
 	>=dev-python/jinja2-3.1
