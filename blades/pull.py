@@ -57,6 +57,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 def pull(settings: Mapping[str, Any], report: dict[str, Any], words: frozenset[str]) -> None:
     """One pull; `report` is filled in as it goes."""
     known = read_state("applied.json")
+    report["source_builds"] = report["fetched_bytes"] = 0  # while emerge is not started
     try:
         order = fetch_order("/".join((settings["headnode"], "binhost", *place_of(settings))))
     except OrderError:

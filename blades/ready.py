@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blades import places
+from blades.brought import fields_of
 from blades.merging import shell
 
 UTMP = Path("/run/utmp")
@@ -27,8 +28,7 @@ TIMES = 4
 def needed_bytes(index: str, there: Mapping[str, str], reserve_mib: int) -> int:
     """The free space that an index's packages take which are not installed yet."""
     total = 0
-    for block in index.split("\n\n")[1:]:
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+    for fields in fields_of(index):
         if there.get(fields.get("CPV", "")) != fields.get("BUILD_ID", ""):
             total += int(fields.get("SIZE", 0))
     return TIMES * total + (reserve_mib << 20)

@@ -17,7 +17,7 @@ from typing import Any
 # What a pull needs at its end, now: what it merges may bring another version of this program.
 import blades.kernel
 import blades.report  # noqa: F401
-from blades import afterwards, deadman, drift, kept, merging, places, ready
+from blades import afterwards, brought, deadman, drift, kept, merging, places, ready
 from blades.order import Order, OrderError, check_signature, fetch, read_json
 from blades.places import NotSetUpError, PullError, lacks_trees, read_state, write, write_json
 
@@ -207,7 +207,8 @@ def apply(
     wanted = merging.expected(packages["packages"])
     _mark(says["sequence"], "")
     report["emerge"] = True
-    before = merging.installed()
+    report["source_builds"] = report["fetched_bytes"] = None  # until it is known
+    before, so_far = merging.installed(), (brought.merged(), brought.files())
     try:
         blade = blade_of(texts)
         if "files" in blade:
@@ -220,6 +221,7 @@ def apply(
     finally:
         after = merging.installed()
         report["changes"] = merging.differences(before, after)
+        brought.tell(report, so_far, texts["Packages"])
     report["packages"] = len(wanted)
     _look(blade, report)
 

@@ -38,8 +38,9 @@ DEPCLEAN = "--color=n --nospinner --quiet --ask=n --depclean --with-bdeps=n"
 EMERGE = """#!/bin/sh
 echo "$*" >> '{folder}/calls'
 cd '{folder}'
-have() {{ # category/name-version build-id
+have() {{ # category/name-version build-id, as a package file of the index leaves it
     mkdir -p "vdb/$1"; echo "$2" > "vdb/$1/BUILD_ID"; : > "vdb/$1/CONTENTS"
+    echo "md5 of $1-$2" > "vdb/$1/BINPKGMD5"; date +%s%N > "vdb/$1/COUNTER"
 }}
 case "$*" in
     '{sync}') . ./act-sync ;;
@@ -96,6 +97,15 @@ class Quiet(SimpleHTTPRequestHandler):
         self.server.seen.append(self.path)  # type: ignore[attr-defined]
 
 
+def index_of(sequence: int, packages: list[str] = PACKAGES) -> str:
+    """The index of a deployment, as far as a pull reads it itself: each package of 1000 bytes."""
+    blocks = [
+        f"CPV: {name}\nBUILD_ID: {number}\nMD5: md5 of {name}-{number}\nSIZE: 1000\nPATH: {path}\n"
+        for path, (name, number) in zip(packages, merging.expected(dict.fromkeys(packages, "")).items(), strict=True)
+    ]
+    return "\n".join([f"index of {sequence}\n", *blocks])
+
+
 @dataclass
 class Blade:
     """A blade's files in one folder, its headnode on loopback, and what emerge will do."""
@@ -103,6 +113,7 @@ class Blade:
     folder: Path
     server: ThreadingHTTPServer
     seen: list[str] = field(default_factory=list)
+    took: list[object] = field(default_factory=list)
 
     @property
     def site(self) -> Path:
@@ -131,7 +142,7 @@ class Blade:
         folder.mkdir(parents=True, exist_ok=True)
         known = {"number": sequence + 10, "packages": dict.fromkeys(packages)}
         generation = json.dumps({**known, "gates": gates or []})
-        files = {"generation.json": generation, "Packages": f"index of {sequence}\n"}
+        files = {"generation.json": generation, "Packages": index_of(sequence, packages)}
         if blade is not None:
             files["blade.json"] = json.dumps(blade)
         for name, text in files.items():
@@ -177,6 +188,7 @@ class Blade:
         report: dict[str, Any] = json.loads(line)
         assert 0 <= report.pop("seconds") < 60
         assert report.pop("kernel") == os.uname().release
+        self.took = [report.pop(name, "-") for name in ("source_builds", "fetched_bytes")]
         for name in ("warnings", "drift", "edited", "stale", "restarted", "world"):
             if report.get(name) == []:
                 del report[name]
@@ -254,6 +266,60 @@ def test_a_pull_that_finds_nothing_new_asks_once_and_never_starts_emerge(blade: 
     assert blade.seen == ["/binhost/blade/canary/deployment.json"] * 2
 
 
+def fetch(name: str, size: int = 1000) -> str:
+    """What leaves a package file of that size where emerge puts those that it fetched."""
+    return f"mkdir -p fetched/c/p; head -c {size} /dev/zero > fetched/c/p/{name}"
+
+
+FETCH = "; ".join(fetch(path.rpartition("/")[2]) for path in PACKAGES)
+
+
+def test_what_was_fetched_is_counted_by_the_files_also_of_a_pull_that_fails(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does(f"{fetch('a-1-1.gpkg.tar')}; {fetch('b-2.0_rc1-r3-12.gpkg.tar.partial', 7)}; exit 1")
+    blade.pull(1)
+    assert blade.took == [0, 1007]
+    blade.emerge_does(f"{INSTALL}; rm fetched/c/p/*.partial; {fetch('b-2.0_rc1-r3-12.gpkg.tar')}")
+    blade.pull()
+    assert blade.took == [0, 1000]  # the other was here from the pull that failed
+    blade.pull()
+    assert blade.took == [0, 0]
+    blade.pull(0, "status")
+    assert blade.took == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("cleans", "fetched"),
+    [("rm -r fetched", 2000), ("rm fetched/c/p/a-*", 2000), (":", 2000)],
+)
+def test_what_was_fetched_is_counted_also_where_something_cleans_up(
+    blade: Blade, cleans: str, fetched: int
+) -> None:
+    blade.deploy(1)
+    blade.emerge_does(f"{FETCH}; {INSTALL}; {cleans}")
+    blade.pull()
+    assert blade.took == [0, fetched]
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    ["rm vdb/app-misc/a-1/BINPKGMD5", "echo of buildpkg > vdb/app-misc/a-1/BINPKGMD5"],
+)
+def test_what_is_no_package_of_the_deployment_counts_as_built_on_the_blade(
+    blade: Blade, compiled: str
+) -> None:
+    blade.deploy(1)
+    blade.emerge_does(f"{INSTALL}; {compiled}")
+    assert blade.pull()["warnings"] == [
+        "merged, and no package of this deployment (compiled here?): app-misc/a-1"
+    ]
+    assert blade.took == [1, 1000]
+    blade.deploy(2)
+    blade.emerge_does(":")
+    blade.pull()
+    assert blade.took == [0, 0]  # by that pull
+
+
 def test_a_new_deployment_of_the_same_trees_is_not_synced(blade: Blade) -> None:
     blade.deploy(1)
     blade.pull()
@@ -293,7 +359,7 @@ def test_emerge_sees_the_deployments_index_and_no_other_binhost(blade: Blade) ->
     blade.pull()
     assert (blade.folder / "saw").read_text() == (
         f"make.conf[headnode]\nsync-uri = file://{blade.folder}/lib/index\n"
-        f"location = {blade.folder}/fetched\nverify-signature = false\nindex of 1\n"
+        f"location = {blade.folder}/fetched\nverify-signature = false\n{index_of(1)}"
     )
     assert not copy.exists()
     assert not (blade.folder / "lib/etc").exists()

@@ -98,6 +98,8 @@ def _pull(kept: KeptReport) -> Pull:
         good=kept.result in GOOD,
         generation=kept.generation,
         packages=kept.packages,
+        source_builds=kept.source_builds,
+        fetched_bytes=kept.fetched_bytes,
         seconds=kept.seconds,
         changes=kept.changes,
         error=kept.error,
