@@ -18,7 +18,14 @@ from typing import Any
 import blades.kernel
 import blades.report  # noqa: F401
 from blades import afterwards, brought, deadman, drift, kept, merging, places, ready
-from blades.order import Order, OrderError, check_signature, fetch, read_json
+from blades.order import (
+    Order,
+    OrderError,
+    UnreachedError,
+    check_signature,
+    fetch,
+    read_json,
+)
 from blades.places import NotSetUpError, PullError, lacks_trees, read_state, write, write_json
 
 APPLYING = "applying"
@@ -112,6 +119,8 @@ def drained(order: Order, blade: str) -> str | None:
     url = f"{order.base}/drained.json"
     try:
         said = read_json(fetch(url), url)
+    except UnreachedError:
+        raise
     except OrderError:  # it has no such file: nobody is drained
         return None
     return str(said[blade].get("why", "")) if isinstance(said.get(blade), dict) else None

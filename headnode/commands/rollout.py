@@ -66,7 +66,8 @@ def run(settings: Settings, nodes: str | None, wait: bool, missed: bool, as_json
     else:
         show_reports(reports)
         if done.why:
-            say(f"The rollout {done.phase}: {done.why}")
+            how = "" if done.phase is progress.Phase.DONE else f" {done.phase}"
+            say(f"The rollout{how}: {done.why}")
     return exit_code(reports)
 
 

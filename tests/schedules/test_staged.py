@@ -55,6 +55,9 @@ elif words[:1] in (["confirm"], ["status"]):
     report["result"] = "confirmed" if words[0] == "confirm" else "status"
 elif does.get("fails") == generation:
     report |= {{"result": "failed", "error": "no room"}}
+elif does.get("cut_off"):
+    error = "the blade cannot reach the headnode at http://h:1: refused"
+    report |= {{"result": "unreached", "kernel": "6.1", "error": error}}
 elif does.get("busy"):
     report |= {{"result": "deferred", "error": "busy"}}
 else:
@@ -65,7 +68,7 @@ else:
     at.write_text(str(generation))
     report |= {{"result": "unchanged" if same else "updated", "confirm": "--confirm" in words}}
 print(json.dumps(report))
-sys.exit(report["result"] == "failed")
+sys.exit({{"failed": 1, "unreached": 3}}.get(report["result"], 0))
 """
 
 
@@ -331,6 +334,50 @@ def test_a_ring_of_which_nobody_was_there_hands_nothing_on(fleet: Fleet) -> None
     assert (done.phase, done.why) == (Phase.STOPPED, "no blade of canary could be tried")
     assert set(list(results.values())[2:]) == {"not tried"}
     assert fleet.rings() == {"canary": 2, "fleet": 1}
+
+
+def test_blades_that_cannot_reach_the_headnode_stop_nothing_and_are_named(fleet: Fleet) -> None:
+    for blade in ("blade02", "blade05"):
+        fleet.does(blade, cut_off=True)
+    done, results, said = fleet.run()
+    assert results == {
+        **dict.fromkeys(EVERY, "updated"),
+        "blade02": "unreached",
+        "blade05": "unreached",
+    }
+    assert fleet.rings() == {"canary": 2, "fleet": 2}
+    assert (done.phase, done.why) == (
+        Phase.DONE,
+        "blade[02,05] could not pull: cannot reach the headnode at http://h:1: refused. Others "
+        "can: look at the network there, or headnode serve was down meanwhile; then headnode "
+        "rollout run",
+    )
+    assert [line for line in said if line.startswith("WARNING")] == [
+        "WARNING: no blade that answers can reach the headnode at http://h:1: refused. Is headnode "
+        "serve down? Start it (headnode serve), then headnode rollout run",
+        "WARNING: blade05 could not pull: cannot reach the headnode at http://h:1: refused. Others "
+        "can: look at the network there, or headnode serve was down meanwhile; then headnode "
+        "rollout run",
+    ]
+
+
+def test_a_headnode_whose_serve_is_down_takes_no_ring_back_and_is_to_be_started(
+    fleet: Fleet,
+) -> None:
+    for blade in EVERY:
+        fleet.does(blade, cut_off=True)
+    done, results, _ = fleet.run()
+    assert results == {**dict.fromkeys(EVERY, "not tried"), **dict.fromkeys(EVERY[:2], "unreached")}
+    assert (done.phase, done.why) == (
+        Phase.STOPPED,
+        "no blade that answers can reach the headnode at http://h:1: refused. Is headnode serve "
+        "down? Start it (headnode serve), then headnode rollout run",
+    )
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+    for blade in EVERY:
+        fleet.does(blade)
+    done, results, _ = fleet.run()
+    assert (done.phase, set(results.values())) == (Phase.DONE, {"updated"})
 
 
 def test_named_blades_pull_what_their_rings_have_and_no_ring_moves(fleet: Fleet) -> None:
