@@ -87,7 +87,7 @@ def catch_up_once(
     Raises:
         BusyError: a rollout, or a reboot, is at work. LedgerError.
     """
-    with locked(site.state / progress.LOCK, "headnode rollout run --missed"):
+    with locked(site.state / progress.LOCK, progress.CATCH_UP):
         found = missed_once(site, ledger)
         asked = site.rollout.model_copy(update={"timeout_s": site.rollout.health_timeout_s})
         said = run_on([each.name for each in found], f"{PULL} status", asked)

@@ -60,7 +60,7 @@ def roll_out_once(
     path = site.state / progress.LOCK
     while True:
         try:
-            with locked(path, "headnode rollout run"):
+            with locked(path, progress.ROLLOUT):
                 return _run(site, plan, nodes, watch, clock, on_report)
         except BusyError as error:
             if not wait or error.path != path:

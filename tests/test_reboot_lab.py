@@ -239,6 +239,9 @@ def test_a_pending_kernel_is_shown_and_planned(machines: Machines) -> None:
     assert machines.headnode("rollout", "reboot", "--plan", "--at-once", "2").output == (
         f"1 of 2: blade[01-02] to {release}\n2 of 2: blade03 to {release}\n"
     )
+    assert machines.headnode("rollout", "plan").output.splitlines()[-1] == (
+        f"reboot pending: blade[01-03] to {release} (headnode rollout reboot)"
+    )
     assert "blade[01-03]: reboot pending." in machines.headnode("status").output
 
 
@@ -322,6 +325,9 @@ def test_what_was_stopped_while_a_blade_restarts_is_gone_on_with(
     machines.wait_for("blade01 asks for a restart", machines.specs["blade01"].upper / ASKED)
     busy = machines.headnode("rollout", "run", code=1)
     assert busy.errors.startswith("headnode: headnode rollout reboot (process ")
+    said = json.loads(machines.headnode("rollout", "status", "--json").output)
+    assert (said["running"], said["reboot_running"]) == (False, True)
+    assert said["reboot"]["blades"]["blade01"]["does"] == "restarts"
     os.killpg(begun.pid, how)  # as a terminal does
     errors = begun.communicate(timeout=60)[1]
     machines.hold.clear()
@@ -333,8 +339,13 @@ def test_what_was_stopped_while_a_blade_restarts_is_gone_on_with(
     assert machines.drained() == {"blade01": "headnode rollout reboot"}
     plan = machines.headnode("rollout", "reboot", "--plan", "--nodes", "blade01")
     assert plan.output == f"1 of 1: blade01 to {release}, left by a run that was cut off\n"
+    said = json.loads(machines.headnode("rollout", "status", "--json").output)
+    ended = "running" if how is signal.SIGKILL else "interrupted"
+    assert (said["reboot_running"], said["reboot"]["phase"]) == (False, ended)
     assert [each["fate"] for each in machines.reboot("--at-once", "3")] == ["rebooted"] * 3
     assert machines.drained() == {}
+    said = json.loads(machines.headnode("rollout", "status", "--json").output)
+    assert (said["reboot"]["phase"], len(said["reboot"]["blades"])) == ("done", 3)
 
 
 def test_a_blade_with_a_job_is_left_as_it_is(machines: Machines) -> None:

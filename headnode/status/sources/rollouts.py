@@ -3,7 +3,7 @@
 ::
 
     <state>/rollout.json                   what it is at: its phase, and each blade with its wave
-    <state>/rollout.lock                   held while it runs
+    <state>/rollout.lock                   held while it runs, and while blades are restarted
     <state>/binhost/<class>/drained.json   blade: since when, and why
 """
 
@@ -16,8 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from headnode.files import holder
 from headnode.status.model import Rollout, Wave
+from schedules.progress import is_running
 from schedules.rollout import GOOD
 from schedules.site import Site
 
@@ -37,7 +37,7 @@ def drained(site: Site) -> dict[str, str]:
 def read_rollout(site: Site) -> tuple[Rollout | None, frozenset[str]]:
     """The last rollout, and the blades that are at it just now."""
     said = _read(site.state / "rollout.json")
-    return rollout(said, is_held=bool(holder(site.state / "rollout.lock")))
+    return rollout(said, is_held=is_running(site.state))
 
 
 def rollout(said: Mapping[str, Any], *, is_held: bool) -> tuple[Rollout | None, frozenset[str]]:
