@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ def who_is_in(utmp: bytes) -> list[str]:
         if kind == USER_PROCESS:
             names.add(name.split(b"\0")[0].decode("utf-8", "replace"))
     return sorted(names)
+
+
+def why_drained(said: object, now: datetime) -> str | None:
+    """Why the headnode's list says of a blade that it is drained; None: it is not, or not now."""
+    if not isinstance(said, dict):
+        return None
+    why = str(said.get("why", ""))
+    try:
+        end = datetime.fromisoformat(said["until"])
+        if end <= now:
+            return None
+    except (KeyError, TypeError, ValueError):  # no end, or none that can be told
+        return why
+    until = f"until {end:%Y-%m-%d %H:%M} UTC"
+    return f"{why} ({until})" if why else until
 
 
 def reasons(limits: Mapping[str, Any], drained: str | None) -> Iterator[str]:

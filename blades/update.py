@@ -123,7 +123,7 @@ def drained(order: Order, blade: str) -> str | None:
         raise
     except OrderError:  # it has no such file: nobody is drained
         return None
-    return str(said[blade].get("why", "")) if isinstance(said.get(blade), dict) else None
+    return ready.why_drained(said.get(blade), datetime.now(UTC))
 
 
 def update(

@@ -13,6 +13,7 @@ from schedules.ledger.ledger import Ledger
 from schedules.observer import Observer
 from schedules.reboot import RebootPlan, RebootReport, plan_reboots
 from schedules.restarting import Reboots
+from schedules.runner import utc_now
 from schedules.site import Site
 
 
@@ -32,7 +33,7 @@ def plan_once(site: Site, nodes: str | None, ring: str | None, at_once: int) -> 
         blades = [each for each in blades if each.ring == ring]
     left: dict[str, str] = {}
     for name in site.cluster.classes:
-        left |= drained.drained(site.binhost(name).folder)
+        left |= drained.drained(site.binhost(name).folder, utc_now())
     with Ledger.of(site) as ledger:
         return plan_reboots(blades, ledger.blades(), left, at_once)
 

@@ -132,7 +132,7 @@ class Machines:
         return {each.blade.name: each.as_json() for each in known_blades(self.site, None)}
 
     def drained(self) -> dict[str, str]:
-        return drained.drained(self.binhost)
+        return drained.drained(self.binhost, datetime.now(UTC))
 
     def default(self, blade: str) -> str:
         return self.on(blade, "grub-editenv /boot/grub/grubenv list").output

@@ -1063,6 +1063,20 @@ def test_a_drained_blade_pulls_nothing_until_it_is_undrained(blade: Blade) -> No
     assert blade.pull()["result"] == "updated"
 
 
+def test_a_blade_that_is_drained_until_a_day_pulls_from_then_on_by_itself(blade: Blade) -> None:
+    drained = blade.site / "drained.json"
+    blade.deploy(1)
+    said = {"since": "2020-01-01T00:00:00Z", "why": "memory test", "until": "2999-12-01T00:00:00Z"}
+    drained.write_text(json.dumps({"blade01": said}))
+    report = blade.pull()
+    assert (report["result"], report["error"]) == (
+        "deferred",
+        "drained: memory test (until 2999-12-01 00:00 UTC)",
+    )
+    drained.write_text(json.dumps({"blade01": {**said, "until": "2020-12-01T00:00:00Z"}}))
+    assert blade.pull()["result"] == "updated"
+
+
 def test_a_blade_can_be_drained_on_itself(blade: Blade) -> None:
     blade.deploy(1)
     mark = blade.folder / "etc/drain"

@@ -108,7 +108,7 @@ class Fleet:
         return [word for name, word in (line.split() for line in lines) if name == blade]
 
     def drained(self) -> dict[str, str]:
-        return drained.drained(self.site.binhost("blade").folder)
+        return drained.drained(self.site.binhost("blade").folder, datetime.now(UTC))
 
 
 @pytest.fixture

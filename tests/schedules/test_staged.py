@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from binhost.entries import Entries
 from binhost.records import Configuration, Generation
+from blades import drained
 from config.model import Cluster
 from headnode.commands.rollout import exit_code, status_lines
 from headnode.errors import BusyError, ExitCode
@@ -414,8 +415,6 @@ def test_blades_are_confirmed_when_they_are_well(fleet: Fleet) -> None:
 
 
 def test_drained_blades_are_left_out(fleet: Fleet) -> None:
-    from blades import drained
-
     folder = fleet.site.binhost("blade").folder
     drained.drain(folder, ["blade02", "blade07"], "memory test", datetime.now(UTC))
     _, results, _ = fleet.run()
@@ -424,7 +423,28 @@ def test_drained_blades_are_left_out(fleet: Fleet) -> None:
         "blade07",
     }
     assert drained.undrain(folder, ["blade02", "blade03"]) == ["blade02"]
-    assert drained.drained(folder) == {"blade07": "memory test"}
+    assert drained.drained(folder, datetime.now(UTC)) == {"blade07": "memory test"}
+
+
+def test_a_blade_whose_drain_is_over_takes_part_again(fleet: Fleet) -> None:
+    folder, now = fleet.site.binhost("blade").folder, datetime.now(UTC)
+    drained.drain(folder, ["blade02"], "test", now - timedelta(days=3), now - timedelta(days=1))
+    drained.drain(folder, ["blade07"], "test", now, now + timedelta(days=1))
+    _, results, _ = fleet.run()
+    assert results == {**dict.fromkeys(EVERY, "updated"), "blade07": "drained"}
+    fleet.does("blade07", off=True)
+    later = now + timedelta(days=2)
+    with Ledger.of(fleet.site) as ledger:
+        roll_out_once(
+            fleet.site,
+            None,
+            watch=Notes([]),
+            clock=lambda: later,
+            on_report=lambda each: ledger.pulled(each, datetime.now(UTC)),
+        )
+        assert missed_once(fleet.site, ledger) == []
+        found = missed_once(fleet.site, ledger, clock=lambda: later)
+        assert [each.name for each in found] == ["blade07"]
 
 
 def test_who_was_off_catches_up_alone_when_it_answers_again(fleet: Fleet) -> None:
