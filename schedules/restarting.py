@@ -41,6 +41,9 @@ from schedules.site import Site
 
 LOOK_S = 2.0
 BUSY_S = 30.0  # between two looks whether a job has ended
+# A connection that was made just before its machine went down hangs: a question that is answered in
+# a second is given up early, and asked again.
+ANSWER_S = 20.0
 
 
 class _Step(StrEnum):
@@ -227,7 +230,7 @@ class Reboots:
         """See who is back from another boot, and give up who is not in time."""
         if not which:
             return
-        said = self._ask(which, "status", self.options.health_timeout_s)
+        said = self._ask(which, "status", min(self.options.health_timeout_s, ANSWER_S))
         for each in which:
             at = standing_of(said.get(each.name))
             if at is not None and at.boot != each.boot:
