@@ -22,7 +22,7 @@ from distcc.relay import relayed
 from distcc.slots import make_options
 from headnode.errors import NodeError
 from headnode.files import remove_tree
-from headnode.node import Node
+from headnode.node.running import Node
 
 TOOL_S = 60.0
 # -network-sandbox: within it nothing reaches a helper, every job fails there and is compiled here,

@@ -37,7 +37,7 @@ from config import template
 from config.load import load
 from config.portage import Rendered
 from headnode.commands.bladestates import known_blades
-from headnode.node import Bind, NodeSpec, empty_in_upper, write_upper
+from headnode.node.spec import Bind, NodeSpec, empty_in_upper, write_upper
 from headnode.process import Completed, run
 from schedules.ledger.ledger import Ledger
 from schedules.rollout import BladeReport, Result

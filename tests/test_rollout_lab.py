@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from blades import lab as labs
-from headnode.node import NodeSpec
+from headnode.node.spec import NodeSpec
 from headnode.process import Completed
 from headnode.provision import environment_binds
 from headnode.rehearsal import Rehearsal
