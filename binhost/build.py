@@ -27,7 +27,7 @@ from binhost.pool import package_names
 from binhost.records import BuildResult, Configuration, read, save
 from config.portage import ETC, LOGDIR
 from headnode.errors import BuildError, CommandError, PublishError
-from headnode.node import Node
+from headnode.node.running import Node
 from headnode.process import last_lines
 from headnode.wording import counted
 

@@ -55,7 +55,8 @@ from config.portage import (
 )
 from headnode.errors import BuildError
 from headnode.files import remove_tree, write_atomic
-from headnode.node import Bind, Node, NodeSpec, empty_in_upper, start, write_upper
+from headnode.node.running import Node, start
+from headnode.node.spec import Bind, NodeSpec, empty_in_upper, write_upper
 from headnode.process import Completed
 from headnode.provision import environment_binds, provide_emerge
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from binhost.records import Distributed
-from headnode.node import Node
+from headnode.node.running import Node
 
 Report = Callable[[str], None]
 

@@ -21,7 +21,7 @@ from config.flavour import Recipe, lost, merge, requested
 from config.load import read_text
 from headnode.errors import BuildError
 from headnode.files import digests, remove_tree
-from headnode.node import Node
+from headnode.node.running import Node
 from headnode.process import Completed, last_lines
 
 WORK = PurePosixPath("/var/cache/headnode/kernel")  # the work folder, as the builder sees it

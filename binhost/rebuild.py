@@ -19,7 +19,7 @@ from binhost.emerge import Step, parse_plan, preserved_argv
 from binhost.entry import cpv_of
 from binhost.gpkg import read_metadata
 from binhost.pool import package_names
-from headnode.node import Node
+from headnode.node.running import Node
 
 KEYS = ("SLOT", "BUILD_TIME", "PROVIDES", "REQUIRES")
 PLAN_S = 900.0

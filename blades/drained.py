@@ -1,33 +1,66 @@
 """Which blades are drained: left alone by rollouts, and told so when they ask by themselves.
 
-One file a class, `binhost/<class>/drained.json`: blade to since when and why. It is served beside
-each ring's deployment. Nobody needs to sign it: who could forge it could as well not answer.
+One file a class, `binhost/<class>/drained.json`: blade to since when and why, and until when, if
+somebody said so; then it is over by itself, for whoever reads it. It is served beside each ring's
+deployment. Nobody needs to sign it: who could forge it could as well not answer.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
+from blades.ready import why_drained
+from headnode.errors import ConfigError
 from headnode.files import locked, write_atomic
 
 FILE = "drained.json"
+LENGTH = re.compile(r"(\d{1,5})([hdw])")
+HOURS = {"h": 1, "d": 24, "w": 168}
 
 
-def drained(folder: Path) -> dict[str, str]:
-    """The drained blades of the class in `folder`, and why."""
-    return {name: str(each.get("why", "")) for name, each in _read(folder).items()}
+def drained(folder: Path, now: datetime) -> dict[str, str]:
+    """The drained blades of the class in `folder`, and why, with the end if there is one."""
+    said = {name: why_drained(each, now) for name, each in _read(folder).items()}
+    return {name: why for name, why in said.items() if why is not None}
 
 
-def drain(folder: Path, names: Iterable[str], why: str, now: datetime) -> None:
-    """Drain blades; one that is already keeps its date and gets the new reason."""
+def end_of(text: str, now: datetime, zone: tzinfo) -> datetime:
+    """The moment that `3d`, `12h`, `2w`, `2026-12-01` or `2026-12-01T06:30` means, in UTC. Pure.
+
+    A day means its beginning, in the time zone `zone`.
+
+    Raises:
+        ConfigError: it is none of those, or over.
+    """
+    if found := LENGTH.fullmatch(text):
+        return now + timedelta(hours=int(found[1]) * HOURS[found[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{text!r} is no end.",
+            remedy="Write it as 2026-12-01, 2026-12-01T06:30, 12h, 3d or 2w.",
+        ) from error
+    end = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    if end <= now:
+        raise ConfigError(f"{end:%Y-%m-%d %H:%M} UTC is over.", remedy="Name a later moment.")
+    return end
+
+
+def drain(
+    folder: Path, names: Iterable[str], why: str, now: datetime, until: datetime | None = None
+) -> None:
+    """Drain blades; one that is already keeps its date and gets the new reason and end."""
     with locked(folder / ".drained.lock", "headnode blades drain"):
-        known = _read(folder)
-        since = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+        known = _still(_read(folder), now)
+        end = {"until": _stamp(until)} if until else {}
         for name in names:
-            known[name] = {"since": known.get(name, {}).get("since", since), "why": why}
+            since = known.get(name, {}).get("since", _stamp(now))
+            known[name] = {"since": since, "why": why, **end}
         _write(folder, known)
 
 
@@ -40,11 +73,10 @@ def claim(
     """
     text = f"{why}: {came}" if came else why
     with locked(folder / ".drained.lock", "headnode rollout reboot"):
-        known = _read(folder)
+        known = _still(_read(folder), now)
         mine = [name for name in names if _is_free(known, name, why)]
-        since = f"{now:%Y-%m-%dT%H:%M:%SZ}"
         for name in mine:
-            known[name] = {"since": known.get(name, {}).get("since", since), "why": text}
+            known[name] = {"since": known.get(name, {}).get("since", _stamp(now)), "why": text}
         if mine:
             _write(folder, known)
         return mine
@@ -79,11 +111,21 @@ def undrain(folder: Path, names: Iterable[str]) -> list[str]:
         return gone
 
 
+def _stamp(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _still(known: Mapping[str, dict[str, str]], now: datetime) -> dict[str, dict[str, str]]:
+    return {name: each for name, each in known.items() if why_drained(each, now) is not None}
+
+
 def _read(folder: Path) -> dict[str, dict[str, str]]:
     try:
-        return dict(json.loads((folder / FILE).read_text()))
+        said = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    known = said if isinstance(said, dict) else {}
+    return {name: each for name, each in known.items() if isinstance(each, dict)}
 
 
 def _write(folder: Path, known: dict[str, dict[str, str]]) -> None:

@@ -30,18 +30,8 @@ from blades.setup import mode_of
 from config.portage import Rendered
 from headnode.errors import NodeError
 from headnode.files import locked, remove_tree, write_atomic
-from headnode.node import (
-    NODE_PATH,
-    Bind,
-    Life,
-    Node,
-    NodeSpec,
-    empty_in_upper,
-    enter_argv,
-    start,
-    start_all,
-    write_upper,
-)
+from headnode.node.running import Node, enter_argv, start, start_all
+from headnode.node.spec import NODE_PATH, Bind, Life, NodeSpec, empty_in_upper, write_upper
 from headnode.process import run
 from headnode.provision import environment_binds, provide_emerge
 

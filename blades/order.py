@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from blades import web
-from blades.web import WebError
+from blades.web import NoAnswerError, WebError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ TRUSTED = ("TRUST_FULLY", "TRUST_ULTIMATE")
 
 class OrderError(Exception):
     """There is no deployment to go by; the text says why."""
+
+
+class UnreachedError(OrderError):
+    """Nothing answers for the headnode; `refused`: its machine does, and `serve` is down."""
+
+    def __init__(self, text: str, *, refused: bool) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class UntrustedError(OrderError):
@@ -83,6 +91,8 @@ def ask(url: str) -> web.Answer:
     """The answer at `url`, or an OrderError that says what is wrong with it."""
     try:
         return web.get(url)
+    except NoAnswerError as error:
+        raise UnreachedError(str(error), refused=error.refused) from error
     except WebError as error:
         if error.status == 404:
             raise OrderError(f"the headnode has nothing for this ring yet ({url})") from error

@@ -18,8 +18,9 @@ without starting emerge, and nearly nothing was imported. Else `blades.update` c
 the blade to exactly that state from binary packages alone. `blades.places` says where what lies.
 
 The last line it prints is a report in JSON: `result` is `updated`, `unchanged`, `deferred` (put
-off; `error` says why) or `failed`. Exit codes: 0 all but the last, 1 failed, 2 not set up. Only the
-standard library, emerge and gpg: the blade may have nothing else.
+off; `error` says why), `unreached` (the blade cannot reach the headnode) or `failed`. Exit codes: 0
+all but the last two, 1 failed, 2 not set up, 3 unreached. Only the standard library, emerge and
+gpg: the blade may have nothing else.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ import time
 from datetime import UTC, datetime
 
 from blades import deadman, drift, places
-from blades.order import Order, OrderError, check_clock, check_terms, fetch_order
+from blades.order import (
+    Order,
+    OrderError,
+    UnreachedError,
+    check_clock,
+    check_terms,
+    fetch_order,
+)
 from blades.places import NotSetUpError, PullError, lacks_trees, read_settings, read_state
 
 TYPE_CHECKING = False
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CLOCK_SKEW_S = 300.0
+FAILED, NOT_SET_UP, UNREACHED = 1, 2, 3
 OPTIONS = {f"--{word}": word for word in ("brief", "confirm", "now", "report", "trees")}
 
 
@@ -57,6 +66,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 def pull(settings: Mapping[str, Any], report: dict[str, Any], words: frozenset[str]) -> None:
     """One pull; `report` is filled in as it goes."""
     known = read_state("applied.json")
+    report["source_builds"] = report["fetched_bytes"] = 0  # while emerge is not started
     try:
         order = fetch_order("/".join((settings["headnode"], "binhost", *place_of(settings))))
     except OrderError:
@@ -138,6 +148,35 @@ def locked_pull(settings: Mapping[str, Any], report: dict[str, Any], words: froz
         pull(settings, report, words)
         if report["result"] in ("updated", "unchanged"):
             settle_kernel(settings, report)
+
+
+def why_away(
+    error: BaseException, settings: Mapping[str, Any], report: Mapping[str, Any]
+) -> str | None:
+    """Why a pull that ended by `error` found no headnode; None if it is not that.
+
+    Once packages were merged, it may be their doing that nothing is reached any more; not so if the
+    headnode's machine answers, and says that nobody serves there.
+    """
+    if isinstance(error, PullError) and report["emerge"]:  # emerge says less well what is wrong
+        try:
+            fetch_order("/".join((settings["headnode"], "binhost", *place_of(settings))))
+        except UnreachedError as found:
+            error = found
+        except OrderError:
+            return None
+    if not isinstance(error, UnreachedError) or (report["changes"] and not error.refused):
+        return None
+    return f"{error}{half_way()}"
+
+
+def half_way() -> str:
+    """That a pull is not through, with how it ended, after a full stop; empty if none is."""
+    if not (places.STATE / "applying").exists():
+        return ""
+    last = read_state("applying")
+    why = str(last.get("error") or "it was cut off").partition("\n")[0]
+    return f". Its pull of deployment {last.get('sequence', '?')} is half-way: {why}"
 
 
 def status(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
@@ -228,7 +267,7 @@ def main(words: list[str] | None = None) -> int:
     report |= {"warnings": [], "drift": [], "kernel": deadman.kernel()}
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    code, settings = 1, None
+    code, settings = FAILED, None
     words = sys.argv[1:] if words is None else words
     try:
         work = chosen(words, report)
@@ -238,13 +277,15 @@ def main(words: list[str] | None = None) -> int:
         code = 0
     except NotSetUpError as error:
         report["error"] = f"this blade is not set up: {error}"
-        code = 2
+        code = NOT_SET_UP
     except BlockingIOError:
         report["error"] = "another pull is at work on this blade"
     except (PullError, OrderError, OSError, ValueError, KeyError, TypeError, Stopped) as error:
         report["error"] = str(error) or repr(error)
+        if settings and (why := why_away(error, settings, report)):
+            report["error"], code = why, UNREACHED
     if code:
-        report["result"] = "failed"
+        report["result"] = "unreached" if code == UNREACHED else "failed"
     report["seconds"] = round(time.monotonic() - started, 2)
     if settings and "--report" in words:
         from blades.report import send

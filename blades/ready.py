@@ -9,10 +9,12 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from blades import places
+from blades.brought import fields_of
 from blades.merging import shell
 
 UTMP = Path("/run/utmp")
@@ -27,8 +29,7 @@ TIMES = 4
 def needed_bytes(index: str, there: Mapping[str, str], reserve_mib: int) -> int:
     """The free space that an index's packages take which are not installed yet."""
     total = 0
-    for block in index.split("\n\n")[1:]:
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+    for fields in fields_of(index):
         if there.get(fields.get("CPV", "")) != fields.get("BUILD_ID", ""):
             total += int(fields.get("SIZE", 0))
     return TIMES * total + (reserve_mib << 20)
@@ -54,6 +55,21 @@ def who_is_in(utmp: bytes) -> list[str]:
         if kind == USER_PROCESS:
             names.add(name.split(b"\0")[0].decode("utf-8", "replace"))
     return sorted(names)
+
+
+def why_drained(said: object, now: datetime) -> str | None:
+    """Why the headnode's list says of a blade that it is drained; None: it is not, or not now."""
+    if not isinstance(said, dict):
+        return None
+    why = str(said.get("why", ""))
+    try:
+        end = datetime.fromisoformat(said["until"])
+        if end <= now:
+            return None
+    except (KeyError, TypeError, ValueError):  # no end, or none that can be told
+        return why
+    until = f"until {end:%Y-%m-%d %H:%M} UTC"
+    return f"{why} ({until})" if why else until
 
 
 def reasons(limits: Mapping[str, Any], drained: str | None) -> Iterator[str]:

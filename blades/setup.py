@@ -41,9 +41,9 @@ LIBRARY = "/usr/local/lib/headnode"
 PORTAGE_RECORD = f"{places.STATE}/{drift.RECORD}"
 # What a blade is given of this package: modules of the standard library alone.
 MODULES = (
-    *("__init__", "afterwards", "deadman", "drift", "grub", "image", "kept", "kernel", "merging"),
-    *("order", "places", "pull", "ready", "report", "restart", "signature", "tree", "update"),
-    *("web",),
+    *("__init__", "afterwards", "brought", "deadman", "drift", "grub", "image", "kept", "kernel"),
+    *("merging", "order", "places", "pull", "ready", "report", "restart", "signature", "tree"),
+    *("update", "web"),
 )
 # -I: neither the folder that it is started in nor root's own packages come into it. -S: nor any
 # that are not Python's own, which saves a third of the time that a pull without news takes.

@@ -17,8 +17,15 @@ from typing import Any
 # What a pull needs at its end, now: what it merges may bring another version of this program.
 import blades.kernel
 import blades.report  # noqa: F401
-from blades import afterwards, deadman, drift, kept, merging, places, ready
-from blades.order import Order, OrderError, check_signature, fetch, read_json
+from blades import afterwards, brought, deadman, drift, kept, merging, places, ready
+from blades.order import (
+    Order,
+    OrderError,
+    UnreachedError,
+    check_signature,
+    fetch,
+    read_json,
+)
 from blades.places import NotSetUpError, PullError, lacks_trees, read_state, write, write_json
 
 APPLYING = "applying"
@@ -112,9 +119,11 @@ def drained(order: Order, blade: str) -> str | None:
     url = f"{order.base}/drained.json"
     try:
         said = read_json(fetch(url), url)
+    except UnreachedError:
+        raise
     except OrderError:  # it has no such file: nobody is drained
         return None
-    return str(said[blade].get("why", "")) if isinstance(said.get(blade), dict) else None
+    return ready.why_drained(said.get(blade), datetime.now(UTC))
 
 
 def update(
@@ -207,7 +216,8 @@ def apply(
     wanted = merging.expected(packages["packages"])
     _mark(says["sequence"], "")
     report["emerge"] = True
-    before = merging.installed()
+    report["source_builds"] = report["fetched_bytes"] = None  # until it is known
+    before, so_far = merging.installed(), (brought.merged(), brought.files())
     try:
         blade = blade_of(texts)
         if "files" in blade:
@@ -220,6 +230,7 @@ def apply(
     finally:
         after = merging.installed()
         report["changes"] = merging.differences(before, after)
+        brought.tell(report, so_far, texts["Packages"])
     report["packages"] = len(wanted)
     _look(blade, report)
 

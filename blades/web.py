@@ -21,6 +21,14 @@ class WebError(Exception):
         self.status = status
 
 
+class NoAnswerError(WebError):
+    """Nothing answers there. `refused`: but its machine does, so the way to it is good."""
+
+    def __init__(self, text: str, *, refused: bool) -> None:
+        super().__init__(text)
+        self.refused = refused
+
+
 class Answer:
     """A file, and the headnode's clock as the header `Date` had it (empty: it had none)."""
 
@@ -51,20 +59,26 @@ def get(url: str) -> Answer:
     """Fetch `url`.
 
     Raises:
-        WebError: it answers with anything but the file, or does not answer.
+        NoAnswerError: nobody is there: its name, the connection, or the first byte is missing.
+        WebError: it answers with anything but the file, or hangs up.
     """
     host, port, path = split_url(url)
     head = f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\nUser-Agent: headnode-pull\r\n\r\n"
+    came = b""
     try:
         with socket.create_connection((host, port), HTTP_TIMEOUT_S) as way:
             way.sendall(head.encode("ascii"))
-            return _read(way, url)
+            came = way.recv(65536)
+            return _read(way, url, came)
     except (OSError, UnicodeError) as error:
-        raise WebError(f"the headnode does not answer at {url}: {error}") from error
+        if came:
+            raise WebError(f"the headnode does not answer at {url}: {error}") from error
+        at, refused = url.removesuffix(path), isinstance(error, ConnectionRefusedError)
+        text = f"the blade cannot reach the headnode at {at}: {error}"
+        raise NoAnswerError(text, refused=refused) from error
 
 
-def _read(way: socket.socket, url: str) -> Answer:
-    came = b""
+def _read(way: socket.socket, url: str, came: bytes) -> Answer:
     while b"\r\n\r\n" not in came and len(came) < HEAD_BYTES and (more := way.recv(65536)):
         came += more
     head, found, body = came.partition(b"\r\n\r\n")

@@ -22,7 +22,7 @@ from distcc.relay import relayed
 from distcc.slots import make_options
 from headnode.errors import NodeError
 from headnode.files import remove_tree
-from headnode.node import Node
+from headnode.node.running import Node
 from headnode.wording import counted
 
 TOOL_S = 60.0

@@ -20,7 +20,7 @@ from distcc.hosts import host_spec
 from distcc.identity import Identity, difference, parse_identity
 from headnode.errors import BuildError, CommandError
 from headnode.files import digests, remove_tree
-from headnode.node import Node
+from headnode.node.running import Node
 from headnode.process import Completed
 
 SIDE_BY_SIDE = 16

@@ -28,7 +28,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from headnode.errors import NodeError
-from headnode.node import Node
+from headnode.node.running import Node
 
 FIRST = IPv4Address("127.64.0.1")
 CLONE_NEWNET = 0x40000000

@@ -21,7 +21,7 @@ from headnode.cli import say_error
 from headnode.console import err, note, say, table
 from headnode.errors import CommandError, ExitCode, HeadnodeError
 from headnode.files import remove_tree
-from headnode.node import Life
+from headnode.node.spec import Life
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump
 

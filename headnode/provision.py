@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from headnode.node import FRESH_IN_NODES, Bind, NodeSpec, mount_of, write_upper
+from headnode.node.spec import FRESH_IN_NODES, Bind, NodeSpec, mount_of, write_upper
 
 TOOLS = ("ebuild", "egencache", "emaint", "emerge", "emirrordist", "gpkg-sign", "portageq")
 

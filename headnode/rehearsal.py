@@ -25,7 +25,7 @@ from config.load import atoms_of, load
 from config.model import TreeKind
 from headnode.errors import NodeError
 from headnode.files import write_atomic
-from headnode.node import Life
+from headnode.node.spec import Life
 from headnode.process import Completed, environment, last_lines
 from headnode.wording import counted
 from mirror.upstream.assemble import assemble

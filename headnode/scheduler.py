@@ -164,7 +164,7 @@ class Scheduler:
             return
         self._caught_up_s = now_s
         with Ledger.of(site) as ledger:
-            found = missed_once(site, ledger)
+            found = missed_once(site, ledger, clock=self._clock)
         if found and not holder(site.state / progress.LOCK):
             log.info("looking whether %s can catch up", fold(found))
             self._start(["rollout", "run", "--missed"], f"{self._clock():%Y%m%d}-missed")

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from headnode import gentoo
 from headnode.files import remove_tree
-from headnode.node import Bind, NodeSpec, empty_in_upper, start, write_upper
+from headnode.node.running import start
+from headnode.node.spec import Bind, NodeSpec, empty_in_upper, write_upper
 from headnode.provision import environment_binds, provide_emerge
 from mirror.guard import TreeError
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config.model import Cluster, Repo
 from headnode.files import write_atomic
-from headnode.node import start_time
+from headnode.node.running import start_time
 from mirror.heads import Head
 from mirror.snapshots import current_snapshot
 
@@ -73,7 +73,8 @@ class Status(Record):
 class Running(Record):
     """How far a sync is: bytes, percent, bytes a second, seconds to go.
 
-    `pid` and `started` (see `headnode.node`) are its process, which may have been killed since.
+    `pid` and `started` (see `headnode.node.running`) are its process, which may have been killed
+    since.
     """
 
     upstream: str

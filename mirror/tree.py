@@ -21,7 +21,7 @@ from pathlib import Path
 from config.model import Repo
 from headnode.errors import HeadnodeError, MirrorError
 from headnode.files import locked, remove_tree
-from headnode.node import start_time
+from headnode.node.running import start_time
 from mirror import rsync, status
 from mirror.disk import writing_to
 from mirror.git import Clone

@@ -17,7 +17,7 @@ from config.model import Distcc
 from config.portage import LOGDIR
 from distcc.account import Account
 from distcc.crew import Crew, Yard, account, assembled
-from headnode.node import Node
+from headnode.node.running import Node
 from schedules.site import Site
 
 BUILD, PROBE = "distcc", "distcc-probe"

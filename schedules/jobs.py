@@ -85,7 +85,8 @@ def _roll_out(work: Work) -> str:
             "its log.",
         )
     counts = Counter(each.result.value for each in reports)
-    return ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
+    said = ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
+    return f"{said}; {done.why}" if done.why else said
 
 
 def _verify(work: Work, class_name: str) -> str:

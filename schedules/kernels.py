@@ -22,7 +22,8 @@ from config.overlay import OVERLAY, Revision
 from config.portage import BUILDER_MIRROR
 from headnode.errors import BuildError, ConfigError
 from headnode.files import locked
-from headnode.node import Bind, Node
+from headnode.node.running import Node
+from headnode.node.spec import Bind
 from mirror import distfiles, sets, tree
 from mirror.layout import path_of
 from mirror.wanted import Package, plan

@@ -21,6 +21,7 @@ from schedules.ledger.pulls import BladeState
 from schedules.observer import Observer
 from schedules.progress import Phase
 from schedules.rollout import GOOD, PULL, BladeReport, Result, rollout_once
+from schedules.runner import utc_now
 from schedules.site import Site
 from schedules.wellness import pull_line, unwell
 
@@ -54,7 +55,9 @@ def missed(
     ]
 
 
-def missed_once(site: Site, ledger: Ledger) -> list[Blade]:
+def missed_once(
+    site: Site, ledger: Ledger, *, clock: Callable[[], datetime] = utc_now
+) -> list[Blade]:
     """Which blades have to catch up, as far as is known here.
 
     Raises:
@@ -67,7 +70,7 @@ def missed_once(site: Site, ledger: Ledger) -> list[Blade]:
     left: dict[str, str] = {}
     for name, cls in site.cluster.classes.items():
         host = site.binhost(name)
-        left |= drained.drained(host.folder)
+        left |= drained.drained(host.folder, clock())
         for ring in cls.rings:
             if current := host.ring(ring).current():
                 wanted[name, ring] = current.generation
@@ -87,8 +90,8 @@ def catch_up_once(
     Raises:
         BusyError: a rollout, or a reboot, is at work. LedgerError.
     """
-    with locked(site.state / progress.LOCK, "headnode rollout run --missed"):
-        found = missed_once(site, ledger)
+    with locked(site.state / progress.LOCK, progress.CATCH_UP):
+        found = missed_once(site, ledger, clock=clock)
         asked = site.rollout.model_copy(update={"timeout_s": site.rollout.health_timeout_s})
         said = run_on([each.name for each in found], f"{PULL} status", asked)
         there = [each for each in found if (one := said.get(each.name)) and one.code == 0]

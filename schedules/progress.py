@@ -1,7 +1,8 @@
 """What a rollout is at, on disk: `<state>/rollout.json`, whole at any moment.
 
-Whoever asks reads it while the rollout runs, and a rollout that was killed goes on from it. That
-one runs is told by the lock beside it, which ends with its process.
+Whoever asks reads it while the rollout runs, and a rollout that was killed goes on from it. Whether
+one runs is told by the lock beside it, which ends with its process; restarts of blades, and blades
+that catch up, hold the same lock, each under a name of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from pathlib import Path
 from pydantic import Field
 
 from binhost.records import Record, read, save
-from headnode.errors import BusyError, PublishError
-from headnode.files import locked
+from headnode.errors import PublishError
+from headnode.files import holder
 
 FILE = "rollout.json"
 LOCK = "rollout.lock"
+# Who holds the lock.
+ROLLOUT = "headnode rollout run"
+CATCH_UP = "headnode rollout run --missed"
+REBOOT = "headnode rollout reboot"
 
 
 class Phase(StrEnum):
@@ -67,10 +72,6 @@ def store(state: Path, progress: Progress) -> None:
     save(state / FILE, progress)
 
 
-def is_running(state: Path) -> bool:
-    """Whether a rollout is at work."""
-    try:
-        with locked(state / LOCK, "headnode rollout status"):
-            return False
-    except BusyError:
-        return True
+def is_running(state: Path, what: str = ROLLOUT) -> bool:
+    """Whether a rollout (or `what`) is at work. Takes no lock, so it is in nobody's way."""
+    return holder(state / LOCK).startswith(f"{what} (")

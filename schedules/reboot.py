@@ -13,7 +13,8 @@ from enum import StrEnum
 
 from blades.drained import is_own
 from blades.inventory import Blade, fold
-from blades.transport import Outcome
+from blades.transport import SSH_FAILED, Outcome
+from headnode.process import last_lines
 from schedules.ledger.pulls import BladeState
 
 WHY = "headnode rollout reboot"
@@ -42,6 +43,11 @@ class Pending:
     kernel: str
     kernel_due: str
     begun: bool = False
+
+    def as_json(self) -> dict[str, str]:
+        """The blade, and its kernels."""
+        about = {"blade": self.blade.name, "ring": self.blade.ring}
+        return {**about, "kernel": self.kernel, "kernel_due": self.kernel_due}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +91,11 @@ class RebootPlan:
     batches: tuple[tuple[Pending, ...], ...]
     drained: tuple[Pending, ...]
 
+    @property
+    def pending(self) -> tuple[Pending, ...]:
+        """Every blade that has a reboot pending, drained or not."""
+        return tuple(each for batch in (*self.batches, self.drained) for each in batch)
+
     def lines(self) -> Iterator[str]:
         """What will be done, a line a step."""
         for number, batch in enumerate(self.batches, 1):
@@ -96,6 +107,13 @@ class RebootPlan:
             yield f"left out, drained: {fold([each.blade for each in self.drained])}"
         if not self.batches and not self.drained:
             yield "No blade has a reboot pending."
+
+
+def pending_lines(pending: Sequence[Pending]) -> Iterator[str]:
+    """Which blades wait for which kernel, a line a kernel. Pure."""
+    for due, found in _by_due(pending).items():
+        names = fold([each.blade for each in found])
+        yield f"reboot pending: {names} to {due or 'its kernel'} (headnode rollout reboot)"
 
 
 def _by_due(batch: Sequence[Pending]) -> dict[str, list[Pending]]:
@@ -162,3 +180,28 @@ def standing_of(outcome: Outcome | None) -> Standing | None:
         fell_back=bool(kernels.get("fell_back")),
         error=str(said.get("error") or ""),
     )
+
+
+def fell_back(at: Standing) -> str:
+    """What is said of a blade whose kernel fell back. Pure."""
+    return (
+        f"{at.due} was booted and fell back to {at.kernel}. It is not tried again until another "
+        "kernel is due, or headnode-kernel --again was run on the blade"
+    )
+
+
+def why_silent(outcome: Outcome | None) -> str:
+    """Why a blade gave no answer that can be read. Pure."""
+    if outcome is None or outcome.code is None:
+        return "no answer"
+    return last_lines(outcome.output, 3) or f"exit code {outcome.code}, no output"
+
+
+def why_not(outcome: Outcome | None) -> str:
+    """Why a blade did not do what it was asked to; empty if it did. Pure."""
+    if outcome is not None and outcome.code == 0:
+        return ""
+    said = said_by(outcome)
+    if said and outcome is not None and outcome.code != SSH_FAILED:
+        return str(said.get("error") or said["result"])
+    return why_silent(outcome)

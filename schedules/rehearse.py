@@ -41,7 +41,7 @@ from config.model import Cluster, Loader, Pull, State
 from config.portage import ETC, Rendered, http_url
 from headnode.errors import CommandError, NodeError, PublishError
 from headnode.files import remove_tree, write_atomic
-from headnode.node import Bind
+from headnode.node.spec import Bind
 from headnode.process import Completed, environment, last_lines, run
 from mirror.image import folder_of as images_of
 from schedules.rollout import PULL, BladeReport, read_outcome

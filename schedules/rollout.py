@@ -22,7 +22,7 @@ class Result(StrEnum):
     UNCHANGED = "unchanged"
     DEFERRED = "deferred"  # it was busy, drained or full; nothing was changed
     FAILED = "failed"
-    UNREACHED = "unreached"
+    UNREACHED = "unreached"  # it does not answer, or says that it cannot reach the headnode
     TIMED_OUT = "timed out"
     UNWELL = "unwell"  # it pulled, and its health check failed
     WENT_BACK = "went back"  # with its ring, after the rollout was stopped
@@ -33,7 +33,11 @@ class Result(StrEnum):
 LISTS = ("warnings", "drift", "edited", "world", "stale", "restarted")
 GOOD = frozenset({Result.UPDATED, Result.UNCHANGED})
 # What blades/pull.py says of a pull.
-PULL_RESULTS = (Result.UPDATED, Result.UNCHANGED, Result.DEFERRED, Result.FAILED)
+PULL_RESULTS = (
+    *(Result.UPDATED, Result.UNCHANGED, Result.DEFERRED),
+    *(Result.FAILED, Result.UNREACHED),
+)
+BAD_ENDS = frozenset({Result.FAILED, Result.UNREACHED})
 
 # What a database has room for; a blade that says more is not believed.
 MOST_COUNT = (1 << 31) - 1
@@ -76,6 +80,11 @@ class BladeReport:
     log: str = field(default="", repr=False)
 
     @property
+    def cut_off(self) -> bool:
+        """Whether it answers, and says itself that it cannot reach the headnode."""
+        return self.result is Result.UNREACHED and bool(self.kernel)
+
+    @property
     def good(self) -> bool:
         """Whether the blade is at its ring's generation now."""
         return self.result in GOOD
@@ -105,7 +114,7 @@ def read_outcome(blade: Blade, outcome: Outcome | None) -> BladeReport:
         unreached = outcome.code == SSH_FAILED
         return report(Result.UNREACHED if unreached else Result.FAILED, error)
     found = read_said(blade.name, blade.ring, said, outcome.seconds, outcome.output)
-    if found.result is not Result.FAILED and outcome.code:  # it said so, and then was ended
+    if found.result not in BAD_ENDS and outcome.code:  # it said so, and then was ended
         error = f"exit code {outcome.code} after it had said {found.result}"
         return replace(found, result=Result.FAILED, error=error)
     return found

@@ -25,7 +25,7 @@ WAIT_S = 1.0
 UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED})
 
 
-def plan_once(site: Site, nodes: str | None) -> Plan:
+def plan_once(site: Site, nodes: str | None, *, clock: Callable[[], datetime] = utc_now) -> Plan:
     """What a rollout over a node set (None: every blade) would do.
 
     Only one over all blades moves rings: somebody who names blades means those, with what their
@@ -33,7 +33,7 @@ def plan_once(site: Site, nodes: str | None) -> Plan:
     """
     left: dict[str, str] = {}
     for name in site.cluster.classes:
-        left |= drained.drained(site.binhost(name).folder)
+        left |= drained.drained(site.binhost(name).folder, clock())
     options = site.cluster.rollout
     return plan_rollout(select(site.cluster, nodes), left, options, whole=nodes is None)
 
@@ -56,11 +56,11 @@ def roll_out_once(
         BusyError: another rollout runs, and `wait` is not set.
         ConfigError: `nodes` names no blades.
     """
-    plan = plan_once(site, nodes)
+    plan = plan_once(site, nodes, clock=clock)
     path = site.state / progress.LOCK
     while True:
         try:
-            with locked(path, "headnode rollout run"):
+            with locked(path, progress.ROLLOUT):
                 return _run(site, plan, nodes, watch, clock, on_report)
         except BusyError as error:
             if not wait or error.path != path:

@@ -16,6 +16,7 @@ from blades.inventory import Blade, fold
 from config.model import OnStop, Rollout
 from headnode.errors import HeadnodeError
 from headnode.wording import counted
+from schedules.cut_off import why_cut_off
 from schedules.progress import BladeState, Phase, Progress, store
 from schedules.rollout import BladeReport, Result, rollout_once
 from schedules.site import Site
@@ -87,7 +88,7 @@ class Staged:
             self._note(phase=Phase.INTERRUPTED, why="stopped by hand; blades finish their pulls")
             raise
         if not stopped:
-            self._note(phase=Phase.DONE)
+            self._note(phase=Phase.DONE, why=why_cut_off(self.reports.values()))
         return self.progress
 
     def _note(self, **changes: object) -> None:
@@ -134,7 +135,8 @@ class Staged:
                 why = f"{many} of {stage.ring} failed, and {stage.max_failed} may"
                 return self._stop(stage, f"{why}: {fold(failed)}", back=True)
         if stage.blades and not any(self.reports[each.name].good for each in stage.blades):
-            return self._stop(stage, f"no blade of {stage.ring} could be tried")
+            lost = why_cut_off(self.reports[each.name] for each in stage.blades)
+            return self._stop(stage, lost or f"no blade of {stage.ring} could be tried")
         return ""
 
     def _promote(self, before: Stage, stage: Stage) -> None:
@@ -190,6 +192,8 @@ class Staged:
         self.hands.say(f"{place}: {many}: {fold(list(blades))}")
         # Not in `reports` before they are well: one that is killed here asks them again.
         pulled = rollout_once(blades, self.options, self.hands.on_report, line=pull_line(self.site))
+        if lost := why_cut_off(pulled):
+            self.hands.say(f"WARNING: {lost}")
         changed = [each for each in pulled if each.result is Result.UPDATED]
         if changed and self.options.settle_s:
             self.hands.sleep(self.options.settle_s)

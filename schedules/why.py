@@ -17,7 +17,8 @@ from config.load import atoms_of
 from config.portage import BINREPOS, REPOS
 from headnode.errors import PublishError
 from headnode.files import locked, remove_tree
-from headnode.node import Bind, NodeSpec, empty_in_upper, start, write_upper
+from headnode.node.running import start
+from headnode.node.spec import Bind, NodeSpec, empty_in_upper, write_upper
 from headnode.provision import environment_binds, provide_emerge
 from schedules.site import Site
 

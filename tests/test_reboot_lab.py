@@ -1,5 +1,8 @@
 """`headnode rollout reboot` on lab blades with the real pull, grub-mkconfig and GRUB's tools.
 
+The headnode comes in by a real sshd of each blade, which was enrolled: by its own key, bound to the
+gate, and with the blades' host keys checked. There is no other key on them.
+
 A lab blade shares the machine's kernel, so this is simulated, and nothing else: what the kernel
 says of itself (/proc/sys/kernel/osrelease and random/boot_id are files of the test), and a restart:
 the blade's `reboot` leaves a file, upon which the test takes the node down and starts it again with
@@ -10,6 +13,7 @@ disk. Kernels are made-up files; that they are due stands in the ledger as a pul
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +29,7 @@ import pytest
 
 from blades import drained
 from blades import lab as labs
+from blades.enrol import GATE_PATH, confirmed
 from blades.inventory import all_blades
 from blades.lab import Lab
 from blades.setup import setup_files
@@ -32,8 +37,8 @@ from config import template
 from config.load import load
 from config.portage import Rendered
 from headnode.commands.bladestates import known_blades
-from headnode.node import Bind, NodeSpec, empty_in_upper, write_upper
-from headnode.process import Completed
+from headnode.node.spec import Bind, NodeSpec, empty_in_upper, write_upper
+from headnode.process import Completed, run
 from schedules.ledger.ledger import Ledger
 from schedules.rollout import BladeReport, Result
 from schedules.site import Site
@@ -55,6 +60,17 @@ case "$*" in
 	*) echo "unexpected: grub-probe $*" >&2; exit 99 ;;
 esac
 """
+SSHD_CONFIG = """Port 22
+HostKey /etc/ssh/test_host_key
+AuthorizedKeysFile /root/.ssh/authorized_keys
+PermitRootLogin yes
+PasswordAuthentication no
+UsePAM no
+PidFile /run/sshd.pid
+"""
+SSHD_USER = "sshd:x:999:65534::/run/sshd:/usr/sbin/nologin"
+KEYS = "/root/.ssh/authorized_keys"
+DOWN_S = 0.3  # between the command for a restart, the end of all processes, and of the node
 ENTRY = "gnulinux-advanced-0123-4567>gnulinux-{}-advanced-0123-4567"
 
 
@@ -89,7 +105,15 @@ class Machines:
                     self._restart(name, spec)
 
     def _restart(self, name: str, spec: NodeSpec) -> None:
-        self.lab.node(name).stop()
+        node = self.lab.node(name)
+        time.sleep(DOWN_S)
+        self.on(name, "kill -TERM -1", check=False)  # as init does: connections end, none hangs
+        time.sleep(DOWN_S)
+        node.stop()
+        # Sockets that are being closed keep a network, and its address, for a minute more; and
+        # where a machine keeps its card, the node has another.
+        for words in (["link", "delete", f"port.{node.pid}"], ["neigh", "flush", "dev", "br0"]):
+            self.lab.headnode.run(["ip", *words], timeout_s=30, check=False)
         (spec.upper / ASKED).unlink()
         release = self._loaded(spec)
         while release in self.panics:
@@ -97,6 +121,29 @@ class Machines:
         turn_on(self.folder, name, release)
         self.boots.append(f"{name} {release}")
         self.lab = labs.join(self.lab, spec)
+        self.serve(name)
+
+    def serve(self, blade: str) -> None:
+        """Start the blade's sshd, as its init would."""
+        sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
+        assert sshd, "no sshd: bootstrap.sh installs it"
+        self.on(blade, f"mkdir -p /run/sshd; {sshd} -f /etc/ssh/test_config")
+
+    def new_host_key(self, blade: str) -> str:
+        """Give the blade another host key; its fingerprint, as it is read on the console."""
+        key = "/etc/ssh/test_host_key"
+        self.on(blade, f"rm -f {key} {key}.pub; ssh-keygen -q -t ed25519 -N '' -f {key}")
+        return self.on(blade, f"ssh-keygen -lf {key}.pub").output.split()[1]
+
+    def enrol(self, blade: str) -> None:
+        """Enrol the blade; then the administrator's key goes, and the headnode's alone is left."""
+        self.on(blade, f"grep -q ^sshd: /etc/passwd || echo '{SSHD_USER}' >> /etc/passwd")
+        self.on(blade, "chown -R root:root /root/.ssh && chmod 700 /root /root/.ssh")
+        shown = self.new_host_key(blade)
+        self.serve(blade)
+        own = f"-i {self.folder / 'admin'} -oBatchMode=yes"
+        self.headnode("blades", "enrol", blade, "--host-key", shown, "--ssh", own)
+        self.on(blade, f"sed -i '/ admin$/d' {KEYS}")
 
     def _loaded(self, spec: NodeSpec) -> str:
         """The release that GRUB boots: next_entry once, else saved_entry."""
@@ -132,7 +179,7 @@ class Machines:
         return {each.blade.name: each.as_json() for each in known_blades(self.site, None)}
 
     def drained(self) -> dict[str, str]:
-        return drained.drained(self.binhost)
+        return drained.drained(self.binhost, datetime.now(UTC))
 
     def default(self, blade: str) -> str:
         return self.on(blade, "grub-editenv /boot/grub/grubenv list").output
@@ -186,6 +233,9 @@ def specs_of(folder: Path, lab: Lab, site: Site) -> Iterator[NodeSpec]:
         setup = setup_files(site.cluster, blade, [], None)
         files = {"/usr/local/sbin/reboot": f"#!/bin/sh\ntouch /{ASKED}\n"}
         files |= {"/etc/default/grub": "GRUB_DEFAULT=saved\n", "/etc/fstab": "# none\n"}
+        # bash reads that for a command over ssh; the machine's own is none of a blade's business.
+        files |= {"/root/.bashrc": ""}
+        files |= {"/etc/ssh/test_config": SSHD_CONFIG, KEYS: (folder / "admin.pub").read_text()}
         rendered = Rendered(files={**setup.files, **files}, links=setup.links)
         spec = labs.blade_spec(lab.folder, blade.name, Path("/"), rendered, binds=binds)
         for path in ("/boot", "/lib/modules", "/var/db/pkg"):
@@ -211,8 +261,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
             }
         },
         "rollout": {
-            "transport": "exec",
-            "exec_command": f"{folder / 'lab/enter'} %h",
+            "ssh_options": "-l root",
             "drain_s": 0.0,
             "reboot_s": 60.0,
             "drain_command": f"echo drain $HEADNODE_NODES >> {folder}/slurm",
@@ -223,11 +272,15 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     assert count == 1
     (folder / "cluster.toml").write_text(text)
     site = Site(cluster=load(folder / "cluster.toml"))
+    words: list[str | Path] = ["-q", "-t", "ed25519", "-N", "", "-C", "admin", "-f"]
+    run(["ssh-keygen", *words, folder / "admin"], timeout_s=60)
     with labs.running(folder / "lab", {}, later=NAMES) as lab:
         specs = {spec.name: spec for spec in specs_of(folder, lab, site)}
         for spec in specs.values():
             lab = labs.join(lab, spec)
         made = Machines(folder, lab, specs)
+        for name in NAMES:
+            made.enrol(name)
         yield made
         made.end()
 
@@ -238,6 +291,9 @@ def test_a_pending_kernel_is_shown_and_planned(machines: Machines) -> None:
     assert [line.split()[-2] for line in listed[-3:]] == ["pending"] * 3
     assert machines.headnode("rollout", "reboot", "--plan", "--at-once", "2").output == (
         f"1 of 2: blade[01-02] to {release}\n2 of 2: blade03 to {release}\n"
+    )
+    assert machines.headnode("rollout", "plan").output.splitlines()[-1] == (
+        f"reboot pending: blade[01-03] to {release} (headnode rollout reboot)"
     )
     assert "blade[01-03]: reboot pending." in machines.headnode("status").output
 
@@ -322,6 +378,9 @@ def test_what_was_stopped_while_a_blade_restarts_is_gone_on_with(
     machines.wait_for("blade01 asks for a restart", machines.specs["blade01"].upper / ASKED)
     busy = machines.headnode("rollout", "run", code=1)
     assert busy.errors.startswith("headnode: headnode rollout reboot (process ")
+    said = json.loads(machines.headnode("rollout", "status", "--json").output)
+    assert (said["running"], said["reboot_running"]) == (False, True)
+    assert said["reboot"]["blades"]["blade01"]["does"] == "restarts"
     os.killpg(begun.pid, how)  # as a terminal does
     errors = begun.communicate(timeout=60)[1]
     machines.hold.clear()
@@ -333,8 +392,13 @@ def test_what_was_stopped_while_a_blade_restarts_is_gone_on_with(
     assert machines.drained() == {"blade01": "headnode rollout reboot"}
     plan = machines.headnode("rollout", "reboot", "--plan", "--nodes", "blade01")
     assert plan.output == f"1 of 1: blade01 to {release}, left by a run that was cut off\n"
+    said = json.loads(machines.headnode("rollout", "status", "--json").output)
+    ended = "running" if how is signal.SIGKILL else "interrupted"
+    assert (said["reboot_running"], said["reboot"]["phase"]) == (False, ended)
     assert [each["fate"] for each in machines.reboot("--at-once", "3")] == ["rebooted"] * 3
     assert machines.drained() == {}
+    said = json.loads(machines.headnode("rollout", "status", "--json").output)
+    assert (said["reboot"]["phase"], len(said["reboot"]["blades"])) == ("done", 3)
 
 
 def test_a_blade_with_a_job_is_left_as_it_is(machines: Machines) -> None:
@@ -354,3 +418,35 @@ def test_a_blade_with_a_job_is_left_as_it_is(machines: Machines) -> None:
         "its last pull is not through: headnode rollout run goes on with it",
     )
     machines.on("blade01", "rm /var/lib/headnode/applying")
+
+
+def test_the_headnode_came_in_by_its_own_key_and_may_do_nothing_else(machines: Machines) -> None:
+    wallet = machines.site.wallet
+    line = f'restrict,command="{GATE_PATH}" {wallet.public()}\n'
+    assert [machines.on(name, f"cat {KEYS}").output for name in NAMES] == [line] * 3
+
+    def ssh(word: str) -> Completed:
+        argv = ["ssh", *wallet.ssh_options(), "-oBatchMode=yes", "-l", "root", "blade01", word]
+        return machines.lab.headnode.run(argv, timeout_s=60, check=False)
+
+    assert ssh("reboot").code == 126
+    assert ssh("/usr/local/sbin/headnode-pull reboot; reboot").code == 126
+    assert json.loads(ssh("/usr/local/sbin/headnode-pull status").output)["result"] == "status"
+
+
+def test_a_blade_that_shows_another_host_key_is_not_restarted(machines: Machines) -> None:
+    machines.due(7)
+    boots = list(machines.boots)
+    machines.on("blade01", "kill $(cat /run/sshd.pid)")
+    shown = machines.new_host_key("blade01")
+    machines.serve("blade01")
+    (report,) = machines.reboot("--nodes", "blade01", code=1)
+    assert report["fate"] == "unreached"
+    assert "Host key verification failed." in report["error"]
+    assert (machines.boots, machines.drained()) == (boots, {})
+    known = machines.site.wallet.known_hosts
+    key = machines.on("blade01", "cut -d' ' -f1,2 /etc/ssh/test_host_key.pub").output.strip()
+    machines.site.wallet.trust("blade01", confirmed([f"blade01 {key}"], shown))
+    assert key in known.read_text()
+    (report,) = machines.reboot("--nodes", "blade01")
+    assert report["fate"] == "rebooted"

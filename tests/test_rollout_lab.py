@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import subprocess
 import tarfile
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from blades import lab as labs
-from headnode.node import NodeSpec
+from headnode.node.spec import NodeSpec
 from headnode.process import Completed
 from headnode.provision import environment_binds
 from headnode.rehearsal import Rehearsal
@@ -60,7 +61,7 @@ def made(running: Rehearsal) -> None:
 
 def rolled_out(running: Rehearsal, *words: str, code: int = 0) -> list[Any]:
     done = running.headnode("rollout", "run", "--json", *words, check=False)
-    assert done.code == code, done.errors
+    assert done.code == code, done.errors + done.output
     return list(json.loads(done.output))
 
 
@@ -77,6 +78,10 @@ def generations(running: Rehearsal) -> dict[str, int]:
     }
 
 
+def pool(running: Rehearsal) -> Path:
+    return running.lab.folder / "state/binhost/blade/pool"
+
+
 def test_one_rollout_brings_a_generation_from_the_canary_to_every_blade(
     running: Rehearsal,
 ) -> None:
@@ -90,8 +95,10 @@ def test_one_rollout_brings_a_generation_from_the_canary_to_every_blade(
         ("blade02", "updated"),
         ("blade03", "updated"),
     ]
+    size = sum(path.stat().st_size for path in pool(running).rglob("*.gpkg.tar"))
     for each in reports:
         assert (each["warnings"], each["drift"], each["edited"]) == ([], [], [])
+        assert (each["source_builds"], each["fetched_bytes"]) == (0, size)
     assert generations(running) == {"canary": 1, "fleet": 1}
     status = json.loads(running.headnode("rollout", "status", "--json").output)
     assert (status["running"], status["rollout"]["phase"]) == (False, "done")
@@ -114,6 +121,76 @@ def test_what_a_person_edited_is_kept_and_said_also_after_down_and_up_again(
         ]
         assert on(running, "blade02", f"cat {CONF}").output == "mine\n"
         assert f"1.{number - 1}" in on(running, "blade03", f"cat {CONF}").output
+
+
+# Removes a package file as soon as it is merged, as an administrator with a small disk may have it.
+CLEANS = "post_pkg_postinst() { rm -f /var/cache/binhost/headnode/*/${PN}/${PF}-*.gpkg.tar; }"
+# An emerge that compiles something beside what it was told, and packages it like a headnode would.
+COMPILES = """#!/bin/sh
+/usr/local/bin/emerge "$@" || exit
+case "$*" in
+	*--update*@blade) ;;
+	*) exit 0 ;;
+esac
+export EMERGE_DEFAULT_OPTS=
+export FEATURES="buildpkg binpkg-ignore-signature -binpkg-request-signature"
+FEATURES="$FEATURES -sandbox -usersandbox -userpriv -network-sandbox"
+export PORTAGE_REPOSITORIES="[gentoo]
+location = /var/db/repos/gentoo
+[own]
+location = /var/lib/own"
+exec /usr/local/bin/emerge --quiet --usepkg=n --getbinpkg=n app-misc/own
+"""
+OWN = """EAPI=8
+DESCRIPTION="Nobody's"
+SLOT=0
+KEYWORDS="amd64"
+S=${WORKDIR}
+src_install() { echo mine > own || die; insinto /usr/share/own; doins own; }
+"""
+OWN_FILES = {
+    "/usr/local/sbin/emerge": COMPILES,
+    "/var/lib/own/profiles/repo_name": "own\n",
+    "/var/lib/own/metadata/layout.conf": "masters = gentoo\nthin-manifests = true\n",
+    "/var/lib/own/app-misc/own/own-1.ebuild": OWN,
+}
+
+
+def put(running: Rehearsal, blade: str, files: dict[str, str]) -> None:
+    """Write files on a blade; all may run them."""
+    for path, text in files.items():
+        line = f"mkdir -p {Path(path).parent}; printf %s {shlex.quote(text)} > {path}"
+        on(running, blade, f"{line}; chmod 755 {path}")
+
+
+def test_a_pull_tells_what_it_fetched_and_what_was_compiled_on_the_blade(
+    running: Rehearsal,
+) -> None:
+    put(running, "blade02", {"/etc/portage/bashrc": CLEANS})
+    put(running, "blade03", OWN_FILES)
+    new = bump(running.upstream, "app-misc/bladecount")
+    made(running)
+    reports = rolled_out(running)
+    size = (pool(running) / f"app-misc/bladecount/bladecount-{new}-1.gpkg.tar").stat().st_size
+    assert [each["fetched_bytes"] for each in reports] == [size] * 3
+    cached = f"ls /var/cache/binhost/headnode/app-misc/bladecount/bladecount-{new}-1.gpkg.tar"
+    assert [on(running, each, cached, check=False).code for each in ("blade01", *FLEET)] == [
+        0,
+        2,
+        0,
+    ]
+    assert [each["source_builds"] for each in reports] == [0, 0, 1]
+    assert reports[2]["warnings"] == [
+        "merged, and no package of this deployment (compiled here?): app-misc/own-1"
+    ]
+    # Portage has noted a package file for that one, too: it is not one that the index names.
+    assert on(running, "blade03", "cat /var/db/pkg/app-misc/own-1/BINPKGMD5").output.strip()
+    known = json.loads(shown(running, "blade03"))
+    assert (known["source_builds"], known["fetched_bytes"]) == (1, size)
+    on(running, "blade02", "rm /etc/portage/bashrc")
+    on(running, "blade03", "rm /usr/local/sbin/emerge; rm -r /var/lib/own /var/cache/binpkgs/*")
+    on(running, "blade03", "emerge --quiet --unmerge app-misc/own")
+    assert [each["source_builds"] for each in rolled_out(running)] == [0, 0, 0]
 
 
 def test_own_world_entries_are_kept_and_listed(running: Rehearsal) -> None:

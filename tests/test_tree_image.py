@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from blades.boot import TREE_PATH
-from headnode import node as nodes
-from headnode.node import Node, NodeSpec
+from headnode.node.running import Node, start
+from headnode.node.spec import NodeSpec
 from headnode.provision import environment_binds
 from headnode.rehearsal import Rehearsal
 from mirror.contents import Kind
@@ -214,7 +214,7 @@ def rebooted(running: Rehearsal) -> Iterator[Node]:
         hidden=(running.lab.folder,),
         throwaway=True,
     )
-    node = nodes.start(spec)
+    node = start(spec)
     yield node
     node.stop()
 

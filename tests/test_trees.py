@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from headnode import node as nodes
 from headnode import rehearsal
-from headnode.node import Node, NodeSpec
+from headnode.node.running import Node, start
+from headnode.node.spec import NodeSpec
 from headnode.provision import environment_binds
 from headnode.rehearsal import Rehearsal
 from mirror.upstream import metadata
@@ -203,7 +203,7 @@ def rebooted(running: Rehearsal) -> Iterator[Node]:
         hidden=(running.lab.folder,),
         throwaway=True,
     )
-    node = nodes.start(spec)
+    node = start(spec)
     yield node
     node.stop()
 

@@ -14,6 +14,7 @@ from blades.gateway_keys import enrol_gateway, give_hosts
 from blades.inventory import Blade, all_gateways, select
 from blades.secrets import secret_of
 from blades.setup import mode_of, setup_files, to_tar
+from config.cron import zone_of
 from config.load import atoms_of
 from config.portage import Rendered
 from headnode.commands.bladestates import COLUMNS, known_blades, show_blade
@@ -142,18 +143,26 @@ def one_blade(site: Site, name: str) -> Blade:
 @blades.command()
 @click.argument("nodes")
 @click.option("--why", default="", help="Why, for the record and the blade's reports.")
+@click.option(
+    "--until",
+    help="End, as in 2026-12-01 (its beginning, in [schedule] time_zone), 2026-12-01T06:30, 12h, "
+    "3d or 2w.  [default: until undrain]",
+)
 @click.pass_obj
-def drain(settings: Settings, nodes: str, why: str) -> None:
+def drain(settings: Settings, nodes: str, why: str, until: str | None) -> None:
     """Leave NODES alone: rollouts leave them out, and their own pulls are put off.
 
-    Example: headnode blades drain blade[05-06] --why "memory test"
+    Example: headnode blades drain blade[05-06] --why "memory test" --until 3d
     """
     site = settings.site()
+    zone = zone_of(site.cluster.schedule.time_zone)
+    end = None if until is None else drained.end_of(until, now(), zone)
     for name in site.cluster.classes:
         chosen = [each.name for each in select(site.cluster, nodes) if each.class_name == name]
         if chosen:
-            drained.drain(site.binhost(name).folder, chosen, why, now())
-    say(f"Drained {nodes}: no pull changes anything there until `headnode blades undrain`.")
+            drained.drain(site.binhost(name).folder, chosen, why, now(), end)
+    last = f"{end:%Y-%m-%d %H:%M} UTC, or " if end else ""
+    say(f"Drained {nodes}: no pull changes anything there until {last}`headnode blades undrain`.")
 
 
 @blades.command()

@@ -12,6 +12,7 @@ from schedules.ledger.ledger import Ledger
 from schedules.ledger.pulls import BladeState, KeptReport
 from schedules.site import Site
 
+MIB = 1 << 20
 COLUMNS = (
     *("blade", "class", "ring", "generation due", "generation", "result", "last contact"),
     *("last success", "kernel", "kernel due", "reboot", "source builds"),
@@ -92,13 +93,15 @@ def show_blade(line: Line, reports: list[KeptReport]) -> None:
     if reports:
         say("")
         table(
-            ("at", "result", "generation", "changed", "seconds", "error"),
+            ("at", "result", "generation", "changed", "source builds", "MiB", "seconds", "error"),
             (
                 (
                     shown(each.at),
                     each.result,
                     each.generation or "-",
                     sum(change.startswith("+") for change in each.changes),
+                    "-" if each.source_builds is None else each.source_builds,
+                    "-" if each.fetched_bytes is None else f"{each.fetched_bytes / MIB:.1f}",
                     f"{each.seconds:.1f}",
                     each.error.partition("\n")[0],
                 )

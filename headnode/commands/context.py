@@ -13,7 +13,7 @@ import click
 
 from config.load import find, load
 from headnode.console import note
-from headnode.errors import ConfigError
+from headnode.errors import ConfigError, ExitCode
 from mirror.status import warnings
 from schedules.site import Site
 
@@ -55,6 +55,18 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
         command
     )
+
+
+nodes_option = click.option(
+    "--nodes", help="Node set, as in blade[01-04,07]  [default: all blades]"
+)
+
+
+def exit_code_of(good: list[bool]) -> ExitCode:
+    """0 if all of many are good, 3 if some are, 1 if none is. Pure."""
+    if all(good):
+        return ExitCode.OK
+    return ExitCode.PARTLY if any(good) else ExitCode.FAILED
 
 
 def class_option(command: Command) -> Command:

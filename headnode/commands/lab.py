@@ -11,7 +11,7 @@ import click
 from blades import lab as labs
 from headnode import rehearsal
 from headnode.console import note, say
-from headnode.node import NODE_PATH, Life
+from headnode.node.spec import NODE_PATH, Life
 
 lab_option = click.option(
     "--lab",

@@ -6,22 +6,20 @@ import time
 
 import click
 
-from headnode.commands.context import Settings, json_option, now
+from headnode.commands.context import Settings, exit_code_of, json_option, nodes_option, now
+from headnode.commands.reboot import reboot
 from headnode.console import Watcher, note, say, show_json, table, warn
 from headnode.errors import ConfigError, ExitCode, LedgerError
-from schedules import progress, reboots
+from schedules import progress, reboot_progress, reboots
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.recorder import Recorder
 from schedules.missed import catch_up_once
 from schedules.progress import Progress
-from schedules.reboot import Fate, RebootReport
+from schedules.reboot import pending_lines
+from schedules.reboot_progress import RebootProgress
 from schedules.rollout import BladeReport, Result
 from schedules.rollouts import plan_once, roll_out_once
 from schedules.site import Site
-
-nodes_option = click.option(
-    "--nodes", help="Node set, as in blade[01-04,07]  [default: all blades]"
-)
 
 
 @click.group()
@@ -32,15 +30,29 @@ def rollout() -> None:
     """
 
 
+rollout.add_command(reboot)
+
+
 @rollout.command()
 @nodes_option
+@json_option
 @click.pass_obj
-def plan(settings: Settings, nodes: str | None) -> None:
-    """Show what a rollout would do, step by step.
+def plan(settings: Settings, nodes: str | None, as_json: bool) -> None:
+    """Show what a rollout would do, step by step, and which blades have a reboot pending.
 
     Example: headnode rollout plan
     """
-    for line in plan_once(settings.site(), nodes).lines():
+    site = settings.site()
+    found = plan_once(site, nodes)
+    try:
+        pending = reboots.plan_once(site, nodes, None, 1).pending
+    except LedgerError as error:
+        warn(f"Which blades have a reboot pending cannot be told. {error}")
+        pending = ()
+    if as_json:
+        show_json({"plan": found, "reboot_pending": [each.as_json() for each in pending]})
+        return
+    for line in (*found.lines(), *pending_lines(pending)):
         say(line)
 
 
@@ -66,7 +78,8 @@ def run(settings: Settings, nodes: str | None, wait: bool, missed: bool, as_json
     else:
         show_reports(reports)
         if done.why:
-            say(f"The rollout {done.phase}: {done.why}")
+            how = "" if done.phase is progress.Phase.DONE else f" {done.phase}"
+            say(f"The rollout{how}: {done.why}")
     return exit_code(reports)
 
 
@@ -90,105 +103,57 @@ def run_missed(site: Site, nodes: str | None, *, as_json: bool) -> int:
 
 
 @rollout.command()
-@nodes_option
-@click.option("--ring", help="Blades of this ring alone.")
-@click.option(
-    "--at-once",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Blades that restart at the same time.",
-)
-@click.option("--plan", "only_plan", is_flag=True, help="Show what would be done, and do nothing.")
-@json_option
-@click.pass_obj
-def reboot(
-    settings: Settings,
-    nodes: str | None,
-    ring: str | None,
-    at_once: int,
-    only_plan: bool,
-    as_json: bool,
-) -> int:
-    """Bring pending kernels into use: drain, restart, look, undrain, some blades at a time.
-
-    Blades that were drained before are left alone. The first failure stops it; who failed stays
-    drained. Run again, it goes on with what was cut off.
-
-    Example: headnode rollout reboot --ring fleet --at-once 4
-    """
-    site = settings.site()
-    if only_plan:
-        for line in reboots.plan_once(site, nodes, ring, at_once).lines():
-            say(line)
-        return ExitCode.OK
-    with Watcher() as watch, Ledger.of(site) as ledger:
-
-        def write_down(report: RebootReport) -> None:
-            note(f"{report.blade}: {report.fate} after {report.seconds:.0f} s")
-            try:
-                ledger.booted(report.blade, report.kernel, report.kernel_due, report.error, now())
-            except LedgerError as error:
-                warn(f"The restart of {report.blade} is not in the ledger. {error}")
-
-        reports = reboots.reboot_once(
-            site, nodes, ring, at_once=at_once, watch=watch, on_report=write_down
-        )
-    if as_json:
-        show_json(reports)
-    else:
-        show_reboots(reports)
-    return reboot_exit_code(reports)
-
-
-def show_reboots(reports: list[RebootReport]) -> None:
-    """Print one line a blade, and below them why any failed."""
-    if not reports:
-        say("No blade has a reboot pending.")
-        return
-    table(
-        ("blade", "ring", "kernel", "kernel due", "result", "seconds"),
-        (
-            (
-                *(each.blade, each.ring, each.kernel or "-", each.kernel_due or "-"),
-                *(each.fate, f"{each.seconds:.0f}"),
-            )
-            for each in reports
-        ),
-    )
-    for each in reports:
-        if each.error:
-            say(f"{each.blade}: {each.error}")
-
-
-def reboot_exit_code(reports: list[RebootReport]) -> ExitCode:
-    """0 if every blade runs what it is due, 3 if some do, 1 if none does. Pure."""
-    return _code([each.good for each in reports if each.fate is not Fate.DRAINED])
-
-
-@rollout.command()
 @json_option
 @click.pass_obj
 def status(settings: Settings, as_json: bool) -> None:
-    """Show the rollout that runs, or the last one.
+    """Show the rollout that runs, or the last one, and the same of `rollout reboot`.
 
     Example: headnode rollout status
     """
     state = settings.site().state
-    known = progress.load(state)
+    known, restarts = progress.load(state), reboot_progress.load(state)
     running = progress.is_running(state)
+    restarting = progress.is_running(state, progress.REBOOT)
     if as_json:
-        show_json({"running": running, "rollout": known})
+        shown = {"running": running, "rollout": known}
+        show_json({**shown, "reboot_running": restarting, "reboot": restarts})
         return
     if known is None:
         say("There was no rollout yet.")
-        return
+    else:
+        show_rollout(known, running=running)
+    if restarts is not None:
+        say("")
+        show_restarts(restarts, running=restarting)
+
+
+def show_rollout(known: Progress, *, running: bool) -> None:
+    """Print what a rollout is at, a line a blade."""
     for line in status_lines(known, running=running):
         say(line)
     table(
         ("blade", "ring", "wave", "generation", "result"),
         (
             (name, each.ring, each.wave, each.generation or "-", each.result or "-")
+            for name, each in known.blades.items()
+        ),
+    )
+    for name, each in known.blades.items():
+        if each.error:
+            say(f"{name}: {each.error}")
+
+
+def show_restarts(known: RebootProgress, *, running: bool) -> None:
+    """Print what restarts are at, a line a blade."""
+    for line in reboot_progress.lines(known, running=running):
+        say(line)
+    table(
+        ("blade", "ring", "kernel", "kernel due", "result"),
+        (
+            (
+                *(name, each.ring, each.kernel or "-", each.kernel_due or "-"),
+                each.fate or (each.does if running else "cut off" if each.does else "") or "-",
+            )
             for name, each in known.blades.items()
         ),
     )
@@ -253,10 +218,4 @@ def show_reports(reports: list[BladeReport]) -> None:
 
 def exit_code(reports: list[BladeReport]) -> ExitCode:
     """0 if every blade is good, 3 if some are, 1 if none is; drained ones do not count. Pure."""
-    return _code([each.good for each in reports if each.result is not Result.DRAINED])
-
-
-def _code(good: list[bool]) -> ExitCode:
-    if all(good):
-        return ExitCode.OK
-    return ExitCode.PARTLY if any(good) else ExitCode.FAILED
+    return exit_code_of([each.good for each in reports if each.result is not Result.DRAINED])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from headnode.doctor.findings import Finding, good, problem, warning
 from headnode.errors import EnvironmentLacksError
-from headnode.node import NO_UPPER, mount_of, require_namespaces
+from headnode.node.machine import require_namespaces
+from headnode.node.spec import NO_UPPER, mount_of
 from schedules.site import Site
 
 GIB = 1 << 30

@@ -41,7 +41,8 @@ class Health(StrEnum):
 class Pull(Fact):
     """One pull of a blade: when it ended, `result` in the rollout's words, what came of it.
 
-    `generation` is the one that the blade was to have, `changes` what came (`+…`) and went (`-…`).
+    `generation` is the one that the blade was to have, `changes` what came (`+…`) and went (`-…`),
+    `source_builds` how many of those were not the headnode's packages.
     """
 
     at: datetime
@@ -49,6 +50,8 @@ class Pull(Fact):
     good: bool
     generation: int | None = None
     packages: int | None = None
+    source_builds: int | None = None
+    fetched_bytes: int | None = None
     seconds: float = 0.0
     changes: tuple[Line, ...] = ()
     error: Line = ""

@@ -94,7 +94,7 @@ def _of_blades(blades: Sequence[Blade], rings: Iterable[Ring], now: datetime) ->
     pull, undrain = "headnode rollout run --nodes", "headnode blades undrain"
     for health, level, said, remedy in (
         (Health.FAILED, Level.BAD, "failed to update", pull),
-        (Health.UNREACHED, Level.WARN, "did not answer", pull),
+        (Health.UNREACHED, Level.WARN, "not reached", pull),
         (Health.DRAINED, Level.NOTE, "drained", undrain),
     ):
         yield from _point(level, [b for b in blades if b.health is health], said, remedy)

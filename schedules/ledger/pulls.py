@@ -161,7 +161,7 @@ def _news(pulled: Pulled) -> dict[str, object]:
     said, at = pulled.report, pulled.at
     ring = _clean(said.ring, NAME_CHARACTERS)
     row: dict[str, object] = {"ring": ring, "result": said.result.value, "tried": at}
-    if said.result not in NO_CONTACT:
+    if said.result not in NO_CONTACT or said.cut_off:
         row |= {
             "contact": at,
             "kernel": _clean(said.kernel, NAME_CHARACTERS),

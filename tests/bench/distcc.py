@@ -39,7 +39,8 @@ from config.model import Cluster
 from distcc.crew import Yard, account, assembled
 from headnode.errors import HeadnodeError
 from headnode.files import remove_tree
-from headnode.node import Bind, Node, NodeSpec, start
+from headnode.node.running import Node, start
+from headnode.node.spec import Bind, NodeSpec
 from headnode.process import require, run
 from mirror.upstream.tarballs import Tarball, fetch_tarballs
 

@@ -45,7 +45,7 @@ from blades.transport import run_on
 from config.load import load
 from config.portage import BINREPOS, REPOS
 from headnode import rehearsal
-from headnode.node import Life
+from headnode.node.spec import Life
 from headnode.process import environment
 from headnode.rehearsal import PROFILE, RSYNC_PORT, Rehearsal
 from mirror import rsync

@@ -219,8 +219,19 @@ def test_a_rollout_comes_in_by_that_key(here: Here) -> None:
     """There is no `headnode serve` in this lab: that the pull says so shows that it ran."""
     done = here.headnode("rollout", "run", "--json", check=False)
     (report,) = json.loads(done.output)
-    assert report["result"] == "failed", report
-    assert report["error"].startswith("the headnode does not answer at http://headnode:8080/")
+    assert report["result"] == "unreached", report
+    assert report["error"] == (
+        "the blade cannot reach the headnode at http://headnode:8080: "
+        "[Errno 111] Connection refused"
+    )
+    warning = (
+        "no blade that answers can reach the headnode at http://headnode:8080: [Errno 111] "
+        "Connection refused. Is headnode serve down? Start it (headnode serve), then headnode "
+        "rollout run"
+    )
+    assert f"WARNING: {warning}\n" in done.errors
+    status = json.loads(here.headnode("rollout", "status", "--json").output)["rollout"]
+    assert (status["phase"], status["why"]) == ("stopped", warning)
 
 
 @pytest.mark.lab
@@ -232,7 +243,7 @@ def test_a_host_key_that_has_changed_is_refused_and_said(here: Here) -> None:
     assert "Host key verification failed." in report["error"]
     here.enrol("--host-key", here.fingerprint)
     (report,) = json.loads(here.headnode("rollout", "run", "--json", check=False).output)
-    assert report["result"] == "failed"
+    assert (report["result"], report["kernel"] != "") == ("unreached", True)
 
 
 def test_a_fingerprint_is_what_ssh_keygen_prints(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from blades.grub import entry_of
 from blades.kernel import Kernel, prunable
-from headnode.node import Bind, Node, NodeSpec, empty_in_upper, start, write_upper
+from headnode.node.running import Node, start
+from headnode.node.spec import Bind, NodeSpec, empty_in_upper, write_upper
 from headnode.process import Completed
 
 pytestmark = pytest.mark.lab

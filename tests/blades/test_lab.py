@@ -19,7 +19,8 @@ from config.model import Rollout
 from config.portage import Rendered
 from headnode.errors import BusyError, NodeError
 from headnode.files import locked
-from headnode.node import Bind, Life, start_time
+from headnode.node.running import start_time
+from headnode.node.spec import Bind, Life
 from headnode.process import end_group
 from schedules.rollout import PULL, Result, rollout_once
 
@@ -343,7 +344,7 @@ import sys
 from pathlib import Path
 from blades.lab import up
 from config.portage import Rendered
-from headnode.node import Life
+from headnode.node.spec import Life
 up(Path(sys.argv[1]), {f"blade{n:02}": Rendered(files={}) for n in range(8)},
    life=Life.UNTIL_STOPPED)
 print("up", flush=True)

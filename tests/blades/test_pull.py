@@ -38,8 +38,9 @@ DEPCLEAN = "--color=n --nospinner --quiet --ask=n --depclean --with-bdeps=n"
 EMERGE = """#!/bin/sh
 echo "$*" >> '{folder}/calls'
 cd '{folder}'
-have() {{ # category/name-version build-id
+have() {{ # category/name-version build-id, as a package file of the index leaves it
     mkdir -p "vdb/$1"; echo "$2" > "vdb/$1/BUILD_ID"; : > "vdb/$1/CONTENTS"
+    echo "md5 of $1-$2" > "vdb/$1/BINPKGMD5"; date +%s%N > "vdb/$1/COUNTER"
 }}
 case "$*" in
     '{sync}') . ./act-sync ;;
@@ -96,6 +97,17 @@ class Quiet(SimpleHTTPRequestHandler):
         self.server.seen.append(self.path)  # type: ignore[attr-defined]
 
 
+def index_of(sequence: int, packages: list[str] = PACKAGES) -> str:
+    """The index of a deployment, as far as a pull reads it itself: each package of 1000 bytes."""
+    blocks = [
+        f"CPV: {name}\nBUILD_ID: {number}\nMD5: md5 of {name}-{number}\nSIZE: 1000\nPATH: {path}\n"
+        for path, (name, number) in zip(
+            packages, merging.expected(dict.fromkeys(packages, "")).items(), strict=True
+        )
+    ]
+    return "\n".join([f"index of {sequence}\n", *blocks])
+
+
 @dataclass
 class Blade:
     """A blade's files in one folder, its headnode on loopback, and what emerge will do."""
@@ -103,6 +115,7 @@ class Blade:
     folder: Path
     server: ThreadingHTTPServer
     seen: list[str] = field(default_factory=list)
+    took: list[object] = field(default_factory=list)
 
     @property
     def site(self) -> Path:
@@ -131,7 +144,7 @@ class Blade:
         folder.mkdir(parents=True, exist_ok=True)
         known = {"number": sequence + 10, "packages": dict.fromkeys(packages)}
         generation = json.dumps({**known, "gates": gates or []})
-        files = {"generation.json": generation, "Packages": f"index of {sequence}\n"}
+        files = {"generation.json": generation, "Packages": index_of(sequence, packages)}
         if blade is not None:
             files["blade.json"] = json.dumps(blade)
         for name, text in files.items():
@@ -177,6 +190,7 @@ class Blade:
         report: dict[str, Any] = json.loads(line)
         assert 0 <= report.pop("seconds") < 60
         assert report.pop("kernel") == os.uname().release
+        self.took = [report.pop(name, "-") for name in ("source_builds", "fetched_bytes")]
         for name in ("warnings", "drift", "edited", "stale", "restarted", "world"):
             if report.get(name) == []:
                 del report[name]
@@ -254,6 +268,62 @@ def test_a_pull_that_finds_nothing_new_asks_once_and_never_starts_emerge(blade: 
     assert blade.seen == ["/binhost/blade/canary/deployment.json"] * 2
 
 
+def fetch(name: str, size: int = 1000) -> str:
+    """What leaves a package file of that size where emerge puts those that it fetched."""
+    return f"mkdir -p fetched/c/p; head -c {size} /dev/zero > fetched/c/p/{name}"
+
+
+FETCH = "; ".join(fetch(path.rpartition("/")[2]) for path in PACKAGES)
+
+
+def test_what_was_fetched_is_counted_by_the_files_also_of_a_pull_that_fails(blade: Blade) -> None:
+    blade.deploy(1)
+    blade.emerge_does(
+        f"{fetch('a-1-1.gpkg.tar')}; {fetch('b-2.0_rc1-r3-12.gpkg.tar.partial', 7)}; exit 1"
+    )
+    blade.pull(1)
+    assert blade.took == [0, 1007]
+    blade.emerge_does(f"{INSTALL}; rm fetched/c/p/*.partial; {fetch('b-2.0_rc1-r3-12.gpkg.tar')}")
+    blade.pull()
+    assert blade.took == [0, 1000]  # the other was here from the pull that failed
+    blade.pull()
+    assert blade.took == [0, 0]
+    blade.pull(0, "status")
+    assert blade.took == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("cleans", "fetched"),
+    [("rm -r fetched", 2000), ("rm fetched/c/p/a-*", 2000), (":", 2000)],
+)
+def test_what_was_fetched_is_counted_also_where_something_cleans_up(
+    blade: Blade, cleans: str, fetched: int
+) -> None:
+    blade.deploy(1)
+    blade.emerge_does(f"{FETCH}; {INSTALL}; {cleans}")
+    blade.pull()
+    assert blade.took == [0, fetched]
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    ["rm vdb/app-misc/a-1/BINPKGMD5", "echo of buildpkg > vdb/app-misc/a-1/BINPKGMD5"],
+)
+def test_what_is_no_package_of_the_deployment_counts_as_built_on_the_blade(
+    blade: Blade, compiled: str
+) -> None:
+    blade.deploy(1)
+    blade.emerge_does(f"{INSTALL}; {compiled}")
+    assert blade.pull()["warnings"] == [
+        "merged, and no package of this deployment (compiled here?): app-misc/a-1"
+    ]
+    assert blade.took == [1, 1000]
+    blade.deploy(2)
+    blade.emerge_does(":")
+    blade.pull()
+    assert blade.took == [0, 0]  # by that pull
+
+
 def test_a_new_deployment_of_the_same_trees_is_not_synced(blade: Blade) -> None:
     blade.deploy(1)
     blade.pull()
@@ -293,7 +363,7 @@ def test_emerge_sees_the_deployments_index_and_no_other_binhost(blade: Blade) ->
     blade.pull()
     assert (blade.folder / "saw").read_text() == (
         f"make.conf[headnode]\nsync-uri = file://{blade.folder}/lib/index\n"
-        f"location = {blade.folder}/fetched\nverify-signature = false\nindex of 1\n"
+        f"location = {blade.folder}/fetched\nverify-signature = false\n{index_of(1)}"
     )
     assert not copy.exists()
     assert not (blade.folder / "lib/etc").exists()
@@ -439,29 +509,119 @@ def test_a_rebuilt_package_is_a_change(blade: Blade) -> None:
     assert blade.pull()["changes"] == ["-app-misc/a-1", "+app-misc/a-1"]
 
 
-def test_a_headnode_that_is_down_is_a_failure_with_its_reason(blade: Blade) -> None:
+def refusing() -> str:
+    """An address at which nobody serves, and whose machine says so."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    blade.settings(headnode=f"http://127.0.0.1:{port}")
-    report = blade.pull(1)
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_a_headnode_that_is_down_is_not_reached_and_the_blade_says_so(blade: Blade) -> None:
+    url = refusing()
+    blade.settings(headnode=url)
+    report = blade.pull(3)
     assert report == {
-        "result": "failed",
+        "result": "unreached",
         "emerge": False,
         "changes": [],
-        "error": (
-            f"the headnode does not answer at http://127.0.0.1:{port}"
-            "/binhost/blade/canary/deployment.json: [Errno 111] Connection refused"
-        ),
+        "error": f"the blade cannot reach the headnode at {url}: [Errno 111] Connection refused",
         "blade": "blade01",
         "ring": "canary",
     }
     assert blade.calls == []
 
 
-def test_a_headnode_without_a_name_is_a_failure_with_its_reason(blade: Blade) -> None:
+def test_a_headnode_without_a_name_is_not_reached(blade: Blade) -> None:
     blade.settings(headnode="http://no-such-headnode.invalid:1")
-    error = blade.pull(1)["error"]
-    assert error.startswith("the headnode does not answer at http://no-such-headnode.invalid:1/")
+    report = blade.pull(3)
+    assert report["result"] == "unreached"
+    assert report["error"].startswith(
+        "the blade cannot reach the headnode at http://no-such-headnode.invalid:1: "
+    )
+
+
+def test_a_headnode_that_takes_the_connection_and_says_nothing_is_not_reached(
+    blade: Blade,
+) -> None:
+    late(blade, "from blades import web\nweb.HTTP_TIMEOUT_S = 0.3\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        blade.settings(headnode=url)
+        report = blade.pull(3)
+    assert (report["result"], report["error"]) == (
+        "unreached",
+        f"the blade cannot reach the headnode at {url}: timed out",
+    )
+
+
+@pytest.mark.parametrize("step", ["sync", "update"])
+def test_a_headnode_that_goes_down_in_the_middle_leaves_the_blade_half_way_and_not_failed(
+    blade: Blade, step: str
+) -> None:
+    """emerge can say that in many ways, so the headnode itself is asked."""
+    blade.deploy(1)
+    gone = "touch gone; echo cannot fetch; exit 1"
+    blade.emerge_does(**{"update": INSTALL, step: gone})
+    url = blade.url
+    late(blade, stops_at("gone"))
+    report = blade.pull(3)
+    assert (report["result"], report["emerge"], report["changes"]) == ("unreached", True, [])
+    command = f"emerge {SYNC if step == 'sync' else UPDATE}"
+    assert report["error"] == (
+        f"the blade cannot reach the headnode at {url}: [Errno 111] Connection refused. Its pull "
+        f"of deployment 1 is half-way: {command} failed with exit code 1:"
+    )
+    assert (blade.folder / "lib/applying").exists()
+    assert blade.applied is None
+    assert blade.pull(3)["error"] == report["error"]  # the next one says so, too
+    (blade.folder / "gone").unlink()
+    blade.emerge_does(INSTALL)
+    report = blade.pull()
+    assert (report["result"], report["warnings"]) == (
+        "updated",
+        [f"the last pull, of deployment 1, did not end well: {command} failed with exit code 1:"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "result"), [("ConnectionRefusedError(111, 'no')", "unreached"), ("OSError", "failed")]
+)
+def test_a_merge_that_took_the_network_away_is_a_failure_and_a_serve_that_is_down_is_none(
+    blade: Blade, error: str, result: str
+) -> None:
+    blade.deploy(1)
+    blade.emerge_does("have app-misc/a-1 1; touch gone; exit 1")
+    late(blade, stops_at("gone", error))
+    report = blade.pull(3 if result == "unreached" else 1)
+    assert (report["result"], report["changes"]) == (result, ["+app-misc/a-1"])
+
+
+def stops_at(name: str, error: str = "ConnectionRefusedError(111, 'Connection refused')") -> str:
+    """The world in which nobody serves while a file of that name is there."""
+    return (
+        "from types import SimpleNamespace\n"
+        "from blades import web\n"
+        "import socket\n"
+        "def create_connection(*words):\n"
+        f"    if (folder / {name!r}).exists():\n"
+        f"        raise {error}\n"
+        "    return socket.create_connection(*words)\n"
+        "web.socket = SimpleNamespace(create_connection=create_connection)\n"
+    )
+
+
+def test_a_blade_that_is_not_told_whether_it_is_drained_is_left_alone(blade: Blade) -> None:
+    blade.deploy(1)
+    late(
+        blade,
+        "from blades import update\n"
+        "from blades.order import UnreachedError\n"
+        "def fetch(url):\n"
+        "    raise UnreachedError('the blade cannot reach it', refused=False)\n"
+        "update.fetch = fetch\n",
+    )
+    report = blade.pull(3)
+    assert (report["result"], report["error"]) == ("unreached", "the blade cannot reach it")
+    assert (blade.calls, blade.applied) == ([], None)
 
 
 def test_a_headnode_that_hangs_up_in_the_middle_is_a_failure(blade: Blade) -> None:
@@ -903,6 +1063,20 @@ def test_a_drained_blade_pulls_nothing_until_it_is_undrained(blade: Blade) -> No
     assert blade.pull()["result"] == "updated"
 
 
+def test_a_blade_that_is_drained_until_a_day_pulls_from_then_on_by_itself(blade: Blade) -> None:
+    drained = blade.site / "drained.json"
+    blade.deploy(1)
+    said = {"since": "2020-01-01T00:00:00Z", "why": "memory test", "until": "2999-12-01T00:00:00Z"}
+    drained.write_text(json.dumps({"blade01": said}))
+    report = blade.pull()
+    assert (report["result"], report["error"]) == (
+        "deferred",
+        "drained: memory test (until 2999-12-01 00:00 UTC)",
+    )
+    drained.write_text(json.dumps({"blade01": {**said, "until": "2020-12-01T00:00:00Z"}}))
+    assert blade.pull()["result"] == "updated"
+
+
 def test_a_blade_can_be_drained_on_itself(blade: Blade) -> None:
     blade.deploy(1)
     mark = blade.folder / "etc/drain"
@@ -1154,8 +1328,8 @@ def test_a_blade_that_was_off_at_the_deadline_goes_back_only_if_the_headnode_is_
     assert not mark.exists()
     mark.write_text(over)
     blade.settings(headnode="http://no-such-headnode.invalid:1")
-    report = blade.pull(1)
-    assert report["error"].startswith("the headnode does not answer at http://no-such-headnode")
+    report = blade.pull(1)  # its own way back changed it, and it cannot tell whose fault it is
+    assert report["error"].startswith("the blade cannot reach the headnode at http://no-such-head")
     assert report["changes"] == ["-app-misc/a-2", "+app-misc/a-1"]
     assert blade.applied is not None
     assert blade.applied["deployment"]["sequence"] == 1

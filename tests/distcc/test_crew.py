@@ -9,7 +9,8 @@ import pytest
 from config.model import Distcc
 from distcc.crew import Yard, assembled
 from headnode.errors import BuildError
-from headnode.node import Bind, Node, NodeSpec, start
+from headnode.node.running import Node, start
+from headnode.node.spec import Bind, NodeSpec
 
 pytestmark = pytest.mark.lab
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from distcc.relay import _why, addresses, hosts_text, relayed
-from headnode.node import Node, NodeSpec, start
+from headnode.node.running import Node, start
+from headnode.node.spec import NodeSpec
 
 pytestmark = pytest.mark.lab
 

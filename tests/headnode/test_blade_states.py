@@ -118,6 +118,8 @@ def test_show_has_the_last_error_with_its_log(
     assert run(["blades", "show", "blade2"]) == 0
     text = capsys.readouterr().out
     assert "\nresult           failed\n" in text
+    (row,) = (line for line in text.splitlines() if "  failed  " in line)
+    assert row.split("failed")[1].split()[:4] == ["7", "1", "0", "0.0"]
     assert "no room\n\nIts log:\nmerging\n" in text
 
 

@@ -7,21 +7,17 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from headnode import node as nodes
 from headnode.errors import EnvironmentLacksError, ExitCode, NodeError
-from headnode.node import (
-    TOOLS,
+from headnode.node.machine import TOOLS, lacking, require_namespaces
+from headnode.node.running import Node, start, start_all, start_time
+from headnode.node.script import setup_script
+from headnode.node.spec import (
+    NODE_PATH,
     Bind,
     Life,
-    Node,
     NodeSpec,
     empty_in_upper,
-    lacking,
     mount_of,
-    setup_script,
-    start,
-    start_all,
-    start_time,
     write_upper,
 )
 
@@ -318,7 +314,8 @@ def test_a_starter_keeps_no_handle_of_stopped_nodes(tmp_path: Path) -> None:
 STARTER = """
 import sys, time
 from pathlib import Path
-from headnode.node import Life, NodeSpec, start
+from headnode.node.running import start
+from headnode.node.spec import Life, NodeSpec
 store = Path(sys.argv[1])
 node = start(NodeSpec(name="n1", store=store, lower=Path("/")), life=Life(sys.argv[2]))
 print(node.pid, node.started, flush=True)
@@ -457,7 +454,8 @@ def test_a_store_on_an_overlay_is_refused_with_a_way_out(tmp_path: Path) -> None
     """As in a container, whose own root is an overlay."""
     script = f"""
 from pathlib import Path
-from headnode.node import NodeSpec, start
+from headnode.node.running import start
+from headnode.node.spec import NodeSpec
 start(NodeSpec(name="n1", store=Path({str(tmp_path / "m" / "n1")!r}), lower=Path("/")))
 """
     line = (
@@ -490,7 +488,7 @@ def test_a_command_in_a_node_has_a_clean_environment(
                 "HOME=/root",
                 "LC_ALL=C.UTF-8",
                 "LOGNAME=root",
-                f"PATH={nodes.NODE_PATH}",
+                f"PATH={NODE_PATH}",
                 "PWD=/",
                 "TERM=dumb",
                 "TZ=UTC",
@@ -508,7 +506,8 @@ def test_without_roots_rights_it_says_just_that(tmp_path: Path) -> None:
     script = f"""
 import ctypes, os
 from pathlib import Path
-from headnode.node import NodeSpec, start
+from headnode.node.running import start
+from headnode.node.spec import NodeSpec
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as after an exec: /proc/self is its own
 try:
@@ -552,10 +551,11 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
 
 
 def test_what_is_missing_ends_in_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nodes, "NODE_PATH", str(tmp_path))  # a machine without any program
+    # A machine without any program.
+    monkeypatch.setattr("headnode.node.machine.NODE_PATH", str(tmp_path))
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(EnvironmentLacksError) as caught:
-        nodes.require_namespaces()
+        require_namespaces()
     assert caught.value.exit_code is ExitCode.USAGE
     assert [item.partition(":")[0] for item in caught.value.missing] == list(TOOLS)
 

@@ -4,7 +4,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from headnode.node import NodeSpec, start
+from headnode.node.running import start
+from headnode.node.spec import NodeSpec
 from headnode.provision import (
     TOOLS,
     environment_binds,

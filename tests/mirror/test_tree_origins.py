@@ -14,7 +14,7 @@ import pytest
 
 from config.model import Cluster, Repo
 from headnode.errors import MirrorError
-from headnode.node import start_time
+from headnode.node.running import start_time
 from mirror.git import Clone, address, reason
 from mirror.guard import Waiver
 from mirror.md5cache import repos_conf

@@ -8,7 +8,6 @@ import pytest
 
 from binhost.gates import NO_WAIVERS, GateError, Move, Waivers
 from binhost.records import GateReport
-from headnode import node
 from headnode.errors import EnvironmentLacksError
 from schedules.gates import gates_of, verdict
 
@@ -219,7 +218,7 @@ def test_a_machine_that_cannot_run_a_lab_says_what_to_do(
     def refuse() -> None:
         raise EnvironmentLacksError("This machine cannot run nodes:", ["root's rights: sudo"])
 
-    monkeypatch.setattr(node, "require_namespaces", refuse)
+    monkeypatch.setattr("headnode.node.running.require_namespaces", refuse)
     move = world.move(*V2)
     options = {"publish": {"gates": ["integrity", "smoke", "converged"]}}
     with pytest.raises(EnvironmentLacksError) as error:

@@ -25,7 +25,7 @@ import pytest
 from blades.lab import HEADNODE
 from config.load import load
 from headnode import rehearsal
-from headnode.node import Life
+from headnode.node.spec import Life
 from headnode.rehearsal import Rehearsal
 from headnode.scheduler import lines_path
 from mirror.upstream import metadata

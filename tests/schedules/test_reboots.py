@@ -10,17 +10,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from blades import drained
 from blades.inventory import Blade
 from config.model import Cluster
-from headnode.commands.rollout import reboot_exit_code
+from headnode.commands.context import Settings
+from headnode.commands.reboot import reboot_exit_code
+from headnode.commands.rollout import plan, show_restarts, status
 from headnode.errors import ConfigError, ExitCode
-from schedules import reboots
+from headnode.files import locked
+from schedules import progress, reboot_progress, reboots
 from schedules.ledger.ledger import Ledger
+from schedules.progress import Phase, Progress
 from schedules.reboot import WHY, Fate, RebootPlan, RebootReport, standing_of
-from schedules.reboots import Reboots
+from schedules.reboot_progress import BladeAt, RebootProgress
+from schedules.restarting import Reboots
 from schedules.rollout import BladeReport, Result
 from schedules.site import Site
 
@@ -101,7 +108,7 @@ class Fleet:
         return [word for name, word in (line.split() for line in lines) if name == blade]
 
     def drained(self) -> dict[str, str]:
-        return drained.drained(self.site.binhost("blade").folder)
+        return drained.drained(self.site.binhost("blade").folder, datetime.now(UTC))
 
 
 @pytest.fixture
@@ -226,6 +233,125 @@ def test_who_is_drained_by_somebody_meanwhile_is_left_to_him(fleet: Fleet) -> No
     assert list(fleet.plan(2).lines()) == [
         "1 of 1: blade[2-3] to new",
         "left out, drained: blade1",
+    ]
+
+
+def kept(fleet: Fleet) -> RebootProgress:
+    known = reboot_progress.load(fleet.site.state)
+    assert known is not None
+    return known
+
+
+def test_how_far_it_is_lies_on_disk_while_it_runs_and_afterwards(fleet: Fleet) -> None:
+    fleet.does("blade1", busy=1)
+    fleet.does("blade2", boots="old")
+    seen: list[RebootProgress] = []
+
+    def look(seconds: float) -> None:
+        seen.append(kept(fleet))
+        fleet.now_s += seconds
+
+    fleet.sleep = look  # type: ignore[method-assign]
+    fleet.run()
+    first = seen[0].blades
+    assert (seen[0].phase, first["blade1"].does, first["blade1"].fate) == (
+        *(Phase.RUNNING, "waits until it is free"),
+        "",
+    )
+    assert first["blade2"] == BladeAt(ring="fleet", batch=2, kernel="old", kernel_due="new")
+    last = kept(fleet)
+    assert (last.phase, [each.fate for each in last.blades.values()]) == (
+        *(Phase.STOPPED,),
+        ["rebooted", "failed", "not tried"],
+    )
+    assert last.blades["blade1"].kernel == "new"
+    assert last.blades["blade2"].error.startswith("it runs old after its restart, and new is due")
+    fleet.does("blade2")
+    fleet.run()
+    assert (kept(fleet).phase, list(kept(fleet).blades)) == (Phase.DONE, ["blade2", "blade3"])
+    before = kept(fleet)
+    fleet.run()  # nothing is pending any more: what was done last stays known
+    assert kept(fleet) == before
+
+
+def test_a_ctrl_c_is_noted(fleet: Fleet) -> None:
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    fleet.does("blade1", stuck=True)
+    fleet.sleep = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        fleet.run()
+    last = kept(fleet)
+    assert (last.phase, last.blades["blade1"].does) == (Phase.INTERRUPTED, "restarts")
+
+
+def asked(fleet: Fleet, command: click.Command, *words: str) -> Any:
+    """What a command of `headnode rollout` prints."""
+    config = fleet.folder / "cluster.toml"
+    values = fleet.site.cluster
+    config.write_text(
+        f'[state]\npath = "{values.state.path}"\nreserve_mib = 0\n[signing]\nmode = "off"\n'
+        '[classes.blade]\npackages = []\nrings = { fleet = "blade[1-3]" }\n'
+    )
+    done = CliRunner().invoke(command, words, obj=Settings(config_path=config))
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout) if "--json" in words else done.stdout
+
+
+def test_the_plan_of_a_rollout_has_the_reboots_that_are_pending(fleet: Fleet) -> None:
+    folder = fleet.site.binhost("blade").folder
+    drained.drain(folder, ["blade3"], "memory test", datetime.now(UTC))
+    lines = asked(fleet, plan).splitlines()
+    assert lines[-1] == "reboot pending: blade[1-3] to new (headnode rollout reboot)"
+    assert asked(fleet, plan, "--nodes", "blade2").splitlines()[-1] == (
+        "reboot pending: blade2 to new (headnode rollout reboot)"
+    )
+    said = asked(fleet, plan, "--json")
+    about = {"ring": "fleet", "kernel": "old", "kernel_due": "new"}
+    assert said["reboot_pending"] == [{"blade": f"blade{each}", **about} for each in (1, 2, 3)]
+    assert said["plan"]["stages"][0]["ring"] == "fleet"
+    drained.undrain(folder, ["blade3"])
+    fleet.run()
+    assert "reboot" not in asked(fleet, plan)
+
+
+def test_a_rollout_that_was_killed_does_not_run_while_blades_restart(fleet: Fleet) -> None:
+    now = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    killed = Progress(started=now, changed=now, nodes=None, phase=Phase.RUNNING)
+    progress.store(fleet.site.state, killed)
+    fleet.does("blade1", stuck=True)
+    told: list[Any] = []
+
+    def look(seconds: float) -> None:
+        told.append((asked(fleet, status, "--json"), asked(fleet, status)))
+        fleet.now_s += 1000
+
+    fleet.sleep = look  # type: ignore[method-assign]
+    with locked(fleet.site.state / progress.LOCK, progress.REBOOT):
+        fleet.run()
+    (known, text) = told[0]
+    assert (known["running"], known["reboot_running"]) == (False, True)
+    assert known["reboot"]["blades"]["blade1"]["does"] == "restarts"
+    assert text.splitlines()[0].endswith(
+        "all blades: was killed; headnode rollout run goes on with it."
+    )
+    assert " UTC: running.\n0 of 3 blades are through.\n" in text
+    assert "  restarts\n" in text
+    after = asked(fleet, status, "--json")
+    assert (after["reboot_running"], after["reboot"]["phase"]) == (False, "stopped")
+    assert "blade1: it is not back within" in asked(fleet, status)
+
+
+def test_one_whose_process_has_gone_was_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    at = BladeAt(ring="fleet", batch=1, does="restarts", kernel="old", kernel_due="new")
+    show_restarts(RebootProgress(started=now, changed=now, blades={"b1": at}), running=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "Reboots of 2026-01-02 03:04 UTC: was killed; headnode rollout reboot goes on with it.",
+        "0 of 1 blades are through.",
+        "blade  ring   kernel  kernel due  result ",
+        "b1     fleet  old     new         cut off",
     ]
 
 

@@ -71,9 +71,11 @@ def test_a_pull_that_updated_is_read_whole() -> None:
         # ssh may say something after the report.
         (1, said(result="failed", error="x") + "\nConnection closed.", Result.FAILED, "x"),
         (1, said(result="failed", error=None), Result.FAILED, ""),
+        # It answers, and cannot reach the headnode.
+        (3, said(result="unreached", error="refused"), Result.UNREACHED, "refused"),
         # JSON that is no report, and results that only the headnode can tell.
         (0, '{"result": "fine"}', Result.FAILED, '{"result": "fine"}'),
-        (0, '{"result": "unreached"}', Result.FAILED, '{"result": "unreached"}'),
+        (0, '{"result": "went back"}', Result.FAILED, '{"result": "went back"}'),
         (0, '{"result": ["updated"]}', Result.FAILED, '{"result": ["updated"]}'),
         (0, "[1, 2]", Result.FAILED, "[1, 2]"),
         (0, "7", Result.FAILED, "7"),

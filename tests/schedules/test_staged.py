@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from binhost.entries import Entries
 from binhost.records import Configuration, Generation
+from blades import drained
 from config.model import Cluster
 from headnode.commands.rollout import exit_code, status_lines
 from headnode.errors import BusyError, ExitCode
@@ -55,6 +56,9 @@ elif words[:1] in (["confirm"], ["status"]):
     report["result"] = "confirmed" if words[0] == "confirm" else "status"
 elif does.get("fails") == generation:
     report |= {{"result": "failed", "error": "no room"}}
+elif does.get("cut_off"):
+    error = "the blade cannot reach the headnode at http://h:1: refused"
+    report |= {{"result": "unreached", "kernel": "6.1", "error": error}}
 elif does.get("busy"):
     report |= {{"result": "deferred", "error": "busy"}}
 else:
@@ -65,7 +69,7 @@ else:
     at.write_text(str(generation))
     report |= {{"result": "unchanged" if same else "updated", "confirm": "--confirm" in words}}
 print(json.dumps(report))
-sys.exit(report["result"] == "failed")
+sys.exit({{"failed": 1, "unreached": 3}}.get(report["result"], 0))
 """
 
 
@@ -333,6 +337,50 @@ def test_a_ring_of_which_nobody_was_there_hands_nothing_on(fleet: Fleet) -> None
     assert fleet.rings() == {"canary": 2, "fleet": 1}
 
 
+def test_blades_that_cannot_reach_the_headnode_stop_nothing_and_are_named(fleet: Fleet) -> None:
+    for blade in ("blade02", "blade05"):
+        fleet.does(blade, cut_off=True)
+    done, results, said = fleet.run()
+    assert results == {
+        **dict.fromkeys(EVERY, "updated"),
+        "blade02": "unreached",
+        "blade05": "unreached",
+    }
+    assert fleet.rings() == {"canary": 2, "fleet": 2}
+    assert (done.phase, done.why) == (
+        Phase.DONE,
+        "blade[02,05] could not pull: cannot reach the headnode at http://h:1: refused. Others "
+        "can: look at the network there, or headnode serve was down meanwhile; then headnode "
+        "rollout run",
+    )
+    assert [line for line in said if line.startswith("WARNING")] == [
+        "WARNING: no blade that answers can reach the headnode at http://h:1: refused. Is headnode "
+        "serve down? Start it (headnode serve), then headnode rollout run",
+        "WARNING: blade05 could not pull: cannot reach the headnode at http://h:1: refused. Others "
+        "can: look at the network there, or headnode serve was down meanwhile; then headnode "
+        "rollout run",
+    ]
+
+
+def test_a_headnode_whose_serve_is_down_takes_no_ring_back_and_is_to_be_started(
+    fleet: Fleet,
+) -> None:
+    for blade in EVERY:
+        fleet.does(blade, cut_off=True)
+    done, results, _ = fleet.run()
+    assert results == {**dict.fromkeys(EVERY, "not tried"), **dict.fromkeys(EVERY[:2], "unreached")}
+    assert (done.phase, done.why) == (
+        Phase.STOPPED,
+        "no blade that answers can reach the headnode at http://h:1: refused. Is headnode serve "
+        "down? Start it (headnode serve), then headnode rollout run",
+    )
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+    for blade in EVERY:
+        fleet.does(blade)
+    done, results, _ = fleet.run()
+    assert (done.phase, set(results.values())) == (Phase.DONE, {"updated"})
+
+
 def test_named_blades_pull_what_their_rings_have_and_no_ring_moves(fleet: Fleet) -> None:
     _, results, _ = fleet.run("blade[02,04]")
     assert results == {"blade02": "updated", "blade04": "unchanged"}
@@ -367,8 +415,6 @@ def test_blades_are_confirmed_when_they_are_well(fleet: Fleet) -> None:
 
 
 def test_drained_blades_are_left_out(fleet: Fleet) -> None:
-    from blades import drained
-
     folder = fleet.site.binhost("blade").folder
     drained.drain(folder, ["blade02", "blade07"], "memory test", datetime.now(UTC))
     _, results, _ = fleet.run()
@@ -377,7 +423,28 @@ def test_drained_blades_are_left_out(fleet: Fleet) -> None:
         "blade07",
     }
     assert drained.undrain(folder, ["blade02", "blade03"]) == ["blade02"]
-    assert drained.drained(folder) == {"blade07": "memory test"}
+    assert drained.drained(folder, datetime.now(UTC)) == {"blade07": "memory test"}
+
+
+def test_a_blade_whose_drain_is_over_takes_part_again(fleet: Fleet) -> None:
+    folder, now = fleet.site.binhost("blade").folder, datetime.now(UTC)
+    drained.drain(folder, ["blade02"], "test", now - timedelta(days=3), now - timedelta(days=1))
+    drained.drain(folder, ["blade07"], "test", now, now + timedelta(days=1))
+    _, results, _ = fleet.run()
+    assert results == {**dict.fromkeys(EVERY, "updated"), "blade07": "drained"}
+    fleet.does("blade07", off=True)
+    later = now + timedelta(days=2)
+    with Ledger.of(fleet.site) as ledger:
+        roll_out_once(
+            fleet.site,
+            None,
+            watch=Notes([]),
+            clock=lambda: later,
+            on_report=lambda each: ledger.pulled(each, datetime.now(UTC)),
+        )
+        assert missed_once(fleet.site, ledger) == []
+        found = missed_once(fleet.site, ledger, clock=lambda: later)
+        assert [each.name for each in found] == ["blade07"]
 
 
 def test_who_was_off_catches_up_alone_when_it_answers_again(fleet: Fleet) -> None:

@@ -58,7 +58,7 @@ def read_fleet(site: Site, now: datetime) -> Fleet:
     with Ledger.of(site) as ledger:
         return Fleet(
             heard={name: _heard(state) for name, state in ledger.blades().items()},
-            drained=drained(site),
+            drained=drained(site, now),
             pulling=pulling,
             runs=jobs.runs(site, ledger),
             next_runs=jobs.next_runs(site, now),
@@ -98,6 +98,8 @@ def _pull(kept: KeptReport) -> Pull:
         good=kept.result in GOOD,
         generation=kept.generation,
         packages=kept.packages,
+        source_builds=kept.source_builds,
+        fetched_bytes=kept.fetched_bytes,
         seconds=kept.seconds,
         changes=kept.changes,
         error=kept.error,

@@ -3,8 +3,8 @@
 ::
 
     <state>/rollout.json                   what it is at: its phase, and each blade with its wave
-    <state>/rollout.lock                   held while it runs
-    <state>/binhost/<class>/drained.json   blade: since when, and why
+    <state>/rollout.lock                   held while it runs, and while blades are restarted
+    <state>/binhost/<class>/drained.json   blade: since when, why, and until when
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from headnode.files import holder
+from blades.drained import drained as blades_drained
 from headnode.status.model import Rollout, Wave
+from schedules.progress import is_running
 from schedules.rollout import GOOD
 from schedules.site import Site
 
@@ -25,19 +26,18 @@ RUNNING = frozenset({"running", "going back"})
 UNTRIED = frozenset({"", "not tried", "drained"})
 
 
-def drained(site: Site) -> dict[str, str]:
+def drained(site: Site, now: datetime) -> dict[str, str]:
     """The blades that rollouts leave alone, and why."""
     found: dict[str, str] = {}
     for name in site.cluster.classes:
-        said = _read(site.binhost(name).folder / "drained.json")
-        found |= {blade: str(_table(each).get("why", "")) for blade, each in said.items()}
+        found |= blades_drained(site.binhost(name).folder, now)
     return found
 
 
 def read_rollout(site: Site) -> tuple[Rollout | None, frozenset[str]]:
     """The last rollout, and the blades that are at it just now."""
     said = _read(site.state / "rollout.json")
-    return rollout(said, is_held=bool(holder(site.state / "rollout.lock")))
+    return rollout(said, is_held=is_running(site.state))
 
 
 def rollout(said: Mapping[str, Any], *, is_held: bool) -> tuple[Rollout | None, frozenset[str]]:

@@ -48,7 +48,7 @@ def test_the_terminal_shows_what_the_page_shows(
         "54 of 58 blades have generation 5.",
         "  act  blade17: failed to update (emerge failed with exit code 1: no space left on "
         "device).  headnode rollout run --nodes blade17",
-        "  look blade[31-32]: did not answer.  headnode rollout run --nodes blade[31-32]",
+        "  look blade[31-32]: not reached.  headnode rollout run --nodes blade[31-32]",
         "  note blade50: drained (memory is to be replaced).  headnode blades undrain blade50",
         "  note blade44: still to take what the ring has.",
     ]

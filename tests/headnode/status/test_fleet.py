@@ -62,11 +62,16 @@ def test_an_old_error_is_not_held_against_a_blade_that_is_well_again(empty: Plac
 def test_a_blade_s_pulls_come_newest_first_with_the_newest_log(empty: Place) -> None:
     site = empty(4)
     write(site, "blade03", EARLY, Result.FAILED, error="disk full", log="the log")
-    write(site, "blade03", LATE, Result.UNCHANGED, generation=5, seconds=0.4)
+    took = {"seconds": 0.4, "source_builds": 0, "fetched_bytes": 5 << 20}
+    write(site, "blade03", LATE, Result.UNCHANGED, generation=5, **took)
     pulls, log = fleet.pulls_of(site, "blade03")
     assert [(each.at, each.result, each.good, each.error) for each in pulls] == [
         (LATE, "unchanged", True, ""),
         (EARLY, "failed", False, "disk full"),
+    ]
+    assert [(each.source_builds, each.fetched_bytes) for each in pulls] == [
+        (0, 5 << 20),
+        (None, None),
     ]
     assert log == "the log"
 

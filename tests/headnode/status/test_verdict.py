@@ -114,7 +114,7 @@ def test_each_trouble_is_a_point_with_the_command_that_helps_worst_first() -> No
     pull = "headnode rollout run --nodes"
     assert said(found) == [
         ("bad", "blade17: failed to update (disk full).", f"{pull} blade17"),
-        ("warn", "blade[31-32]: did not answer.", f"{pull} blade[31-32]"),
+        ("warn", "blade[31-32]: not reached.", f"{pull} blade[31-32]"),
         ("note", "blade50: drained.", "headnode blades undrain blade50"),
         ("note", "blade44: still to take what the ring has.", ""),
     ]

@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any, TypeVar
 
@@ -100,6 +100,21 @@ def test_the_front_page_has_every_blade_ring_and_generation(page: Server) -> Non
     assert "headnode rollout run --nodes blade17" in words
     assert "kernel with the patch for the network cards" in words
     assert "sys-kernel/blade-kernel 6.12.8-1 → 6.12.16-1" in words
+
+
+def test_a_blade_s_page_has_what_each_pull_fetched_and_compiled(
+    page: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime(2026, 3, 3, tzinfo=UTC)
+    pulls = (
+        Pull(at=at, result="updated", good=True, source_builds=1, fetched_bytes=5 << 20),
+        Pull(at=at, result="unreached", good=False),
+    )
+    monkeypatch.setattr("headnode.status.gather.pulls_of", lambda site, name: (pulls, ""))
+    words = Outline(ask(page, "/status/blades/blade17")[1]).words
+    text = " ".join(" ".join(words).split()).replace("\N{EN DASH}", "?")
+    assert " updated ? ? 1 5.0 MiB 0.0 ? " in text
+    assert " unreached ? ? ? ? 0.0 ? " in text
 
 
 def test_a_blade_s_page_tells_why_it_is_behind(page: Server) -> None:

@@ -98,6 +98,16 @@ def test_the_last_error_stays_when_all_is_well_again(ledger: Ledger) -> None:
     assert (known.error, known.error_at) == ("no room", at(1))
 
 
+def test_a_blade_that_says_it_cannot_reach_the_headnode_has_answered(ledger: Ledger) -> None:
+    ledger.pulled(UPDATED, at(1))
+    said = {"kernel": "6.12.2", "error": "the blade cannot reach the headnode"}
+    cut_off = BladeReport(blade="blade01", ring="canary", result=Result.UNREACHED, **said)
+    ledger.pulled(cut_off, at(2))
+    known = state(ledger)
+    assert (known.result, known.contact, known.success) == ("unreached", at(2), at(1))
+    assert (known.kernel, known.generation, known.error) == ("6.12.2", 7, said["error"])
+
+
 @pytest.mark.parametrize("result", [Result.UNREACHED, Result.TIMED_OUT])
 def test_a_blade_that_did_not_answer_was_tried_and_not_heard(
     ledger: Ledger, result: Result
