@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from binhost import build_ids, pool_index
-from binhost.index import join_entries
 from binhost.pool import Pool
 from binhost.pool_index import PoolIndex
 from headnode.errors import PublishError
@@ -30,10 +29,7 @@ def pool(tmp_path: Path) -> Pool:
 
 def collect(pool: Pool, name: str) -> None:
     """Remove a package with its entry and digest, as a clean-up does."""
-    entries = {each: entry for each, entry in pool.entries().items() if each != name}
-    pool.index.entries_file.write_text(join_entries(entries.values()))
-    lines = pool.index.digests_file.read_text().splitlines(keepends=True)
-    pool.index.digests_file.write_text("".join(line for line in lines if name not in line))
+    pool.index.drop({name})
     (pool.folder / name).unlink()
 
 

@@ -21,7 +21,6 @@ from binhost.build import build, explain_failure, last_result
 from binhost.builder import Workshop
 from binhost.emerge import Failure
 from binhost.gpkg import read_metadata
-from binhost.index import join_entries
 from binhost.pool import Pool, package_names
 from binhost.publish import Binhost, Order, publish
 from config.portage import Rendered
@@ -311,10 +310,7 @@ def test_a_package_that_the_pool_lost_is_built_anew_under_a_name_never_given(wor
 def test_a_package_that_was_collected_is_built_anew_under_a_name_never_given(works: Any) -> None:
     before = works.build("refill").packages
     pool = works.shop().pool
-    kept = {name: entry for name, entry in pool.entries().items() if "/hello/" not in name}
-    lines = pool.index.digests_file.read_text().splitlines(keepends=True)
-    pool.index.entries_file.write_text(join_entries(kept.values()))
-    pool.index.digests_file.write_text("".join(line for line in lines if "/hello/" not in line))
+    pool.index.drop({name for name in pool.entries() if "/hello/" in name})
     for path in pool.folder.glob("*/hello/*"):
         path.unlink()
     result = works.build("refill")
