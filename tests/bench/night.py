@@ -139,10 +139,15 @@ def plant(upstream: Path, count: int) -> None:
 
 @contextmanager
 def lab(folder: Path, blades: int, count: int, beneath: tuple[Path, ...]) -> Iterator[Rehearsal]:
-    """A lab whose headnode serves, with the packages upstream."""
-    classes = rehearsal.values(folder, blades)["classes"]
+    """A lab whose headnode serves, with the packages upstream. Its state is beside it: the next
+    lab there has what this one built.
+    """
+    values = rehearsal.values(folder, blades)
     packages = ["@system", *parts(count)]
-    more = {"classes": {"blade": {**classes["blade"], "packages": packages}}}
+    more = {
+        "classes": {"blade": {**values["classes"]["blade"], "packages": packages}},
+        "state": {**values["state"], "path": str(folder.parent / "state")},
+    }
     with rehearsal.running(folder, blades, more=more, beneath=beneath) as running:
         plant(running.upstream, count)
         rehearsal.start_headnode(running)
@@ -162,7 +167,7 @@ def memory(folder: Path) -> Iterator[Path]:
 
 def make_layer(folder: Path, layer: Path, count: int) -> None:
     """What a blade has that has pulled everything: an upper for all others to lie over."""
-    with lab(folder / "lab", 1, count, ()) as running:
+    with lab(folder / "first", 1, count, ()) as running:
         for words in (("mirror", "sync"), ("build",), ("publish",), ("rollout", "run")):
             say(f"the first blade: {' '.join(words)}")
             running.headnode(*words)
