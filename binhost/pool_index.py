@@ -125,10 +125,7 @@ class PoolIndex:
                 f"{self.digests_file} lacks {', '.join(lacking)}.",
                 remedy="It is damaged: put it back from a backup.",
             )
-        more = [each.entry for name, each in recent.items() if name not in found]
-        if not more:
-            return found
-        return Entries(join_entries([found.text, *more] if found.text else more))
+        return _together(found, recent)
 
     def recent(self) -> dict[str, Known]:
         """What the small file has.
@@ -161,12 +158,10 @@ class PoolIndex:
             text = {name: each._asdict() for name, each in recent.items()}
             write_atomic(self.recent_file, json.dumps(text, indent=1) + "\n")
             return Stock(sha256=sha256, recent=recent, read=self.entries)
-        there = Entries(_read(self.entries_file))
-        more = [each.entry for name, each in recent.items() if name not in there]
-        text_after = join_entries([there.text, *more] if there.text else more)
+        entries = _together(Entries(_read(self.entries_file)), recent)
         self._note_build_ids(sha256)
         write_atomic(self.digests_file, join_digests(sha256))
-        write_atomic(self.entries_file, text_after)
+        write_atomic(self.entries_file, entries.text)
         self.recent_file.unlink(missing_ok=True)
         return Stock(sha256=sha256, recent=new, read=self.entries)
 
@@ -199,6 +194,14 @@ class PoolIndex:
 
     def _digests(self) -> dict[str, str]:
         return parse_digests(_read(self.digests_file))
+
+
+def _together(entries: Entries, recent: Mapping[str, Known]) -> Entries:
+    """The entries of the large file, and those of the small one that it does not have. Pure."""
+    more = [each.entry for name, each in recent.items() if name not in entries]
+    if not more:
+        return entries
+    return Entries(join_entries([entries.text, *more] if entries.text else more))
 
 
 def _read(path: Path) -> str:

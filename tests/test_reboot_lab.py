@@ -60,14 +60,7 @@ case "$*" in
 	*) echo "unexpected: grub-probe $*" >&2; exit 99 ;;
 esac
 """
-SSHD_CONFIG = """Port 22
-HostKey /etc/ssh/test_host_key
-AuthorizedKeysFile /root/.ssh/authorized_keys
-PermitRootLogin yes
-PasswordAuthentication no
-UsePAM no
-PidFile /run/sshd.pid
-"""
+SSHD_CONFIG = (Path(__file__).parent / "data/sshd_config").read_text()
 SSHD_USER = "sshd:x:999:65534::/run/sshd:/usr/sbin/nologin"
 KEYS = "/root/.ssh/authorized_keys"
 DOWN_S = 0.3  # between the command for a restart, the end of all processes, and of the node

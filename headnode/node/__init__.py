@@ -4,10 +4,11 @@ The builder and every simulated blade are nodes. A node is held up by one proces
 it is the first in its PID namespace, so when it ends, however it ends, the kernel ends all others
 and takes the mounts and the network with them. Only the folder `store` is left::
 
-    <store>/upper/    what the node has written (kept for a builder, dropped with a blade)
-    <store>/work/     overlayfs's own
-    <store>/root/     where the root is put together; empty for everyone but the node
-    <store>/start.log why it did not come up
+    <store>/
+        upper/     what the node has written (kept for a builder, dropped with a blade)
+        work/      overlayfs's own
+        root/      where the root is put together; empty for everyone but the node
+        start.log  why it did not come up
 
 `spec` says what a node is, `script` how it sets itself up, `machine` what the machine must have,
 and `running` starts it and runs commands in it.

@@ -22,14 +22,7 @@ from config.portage import Rendered
 from headnode.errors import RolloutError
 from headnode.process import Completed, run
 
-SSHD = """Port 22
-HostKey /etc/ssh/test_host_key
-AuthorizedKeysFile /root/.ssh/authorized_keys
-PermitRootLogin yes
-PasswordAuthentication no
-UsePAM no
-PidFile /run/sshd.pid
-"""
+SSHD = (Path(__file__).parents[1] / "data/sshd_config").read_text()
 
 
 @dataclass(frozen=True, kw_only=True)
