@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from config.load import read_as, read_text
 from config.model import Section
+from config.model.base import table
 from config.values import Atom, Line, is_flavour, misplaced
 from headnode.errors import ConfigError
 
@@ -152,7 +153,7 @@ class Flavour(Section):
         description="Where the kernel's source is from: an archive, or a package that installs it."
     )
     patches: tuple[Patch, ...] = Field((), description="Applied in this order.")
-    config: Configuration = Configuration()
+    config: Configuration = table()
     local_version: LocalVersion | None = Field(
         None, description="Part of `uname -r` after the version. Not set: '-' and the name."
     )

@@ -12,7 +12,7 @@ from typing import Self
 from ClusterShell.NodeSet import NodeSet
 from pydantic import Field, field_validator, model_validator
 
-from config.model.base import Section
+from config.model.base import Section, table
 from config.model.build import Build, Class, TreeKind
 from config.model.fleet import Distcc, DistccMode, OnStop, Pull, Rollout, TransportKind
 from config.model.headnode import Serve, State
@@ -58,25 +58,25 @@ __all__ = [
 class Cluster(Section):
     """All of cluster.toml."""
 
-    state: State = State()
-    serve: Serve = Serve()
-    mirror: Mirror = Mirror()
-    build: Build = Build()
+    state: State = table()
+    serve: Serve = table()
+    mirror: Mirror = table()
+    build: Build = table()
     classes: dict[Name, Class] = Field(
         default_factory=lambda: {"blade": Class()},
         description="Classes of blades, by name. The usual cluster has one, `blade`.",
     )
-    signing: Signing = Signing()
-    binhost: Binhost = Binhost()
-    publish: Publish = Publish()
-    distcc: Distcc = Distcc()
-    kernel: Kernel = Kernel()
-    openmosix: Openmosix = Openmosix()
-    pull: Pull = Pull()
-    rollout: Rollout = Rollout()
-    schedule: Schedule = Schedule()
-    notices: Notices = Notices()
-    ledger: Ledger = Ledger()
+    signing: Signing = table()
+    binhost: Binhost = table()
+    publish: Publish = table()
+    distcc: Distcc = table()
+    kernel: Kernel = table()
+    openmosix: Openmosix = table()
+    pull: Pull = table()
+    rollout: Rollout = table()
+    schedule: Schedule = table()
+    notices: Notices = table()
+    ledger: Ledger = table()
 
     @field_validator("classes")
     @classmethod

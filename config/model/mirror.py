@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from config.model.base import Section
+from config.model.base import Section, table
 from config.values import Count, Hours, Line, Name, Place, Seconds, Upstream, Web, misplaced
 
 
@@ -169,7 +169,7 @@ class Mirror(Section):
         "stamped nothing new, is warned of by every command: two nights that failed in a row. "
         "0: never.",
     )
-    distfiles: Distfiles = Distfiles()
+    distfiles: Distfiles = table()
 
     @field_validator("repos")
     @classmethod

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -81,8 +81,12 @@ class Took:
     rss_mb: float
 
 
-def timed(argv: Sequence[str], cwd: Path, env: dict[str, str] | None = None) -> Took:
-    """Run a process to its good end."""
+def timed(argv: Sequence[str], cwd: Path, env: Mapping[str, str] = os.environ) -> Took:
+    """Run a process to its good end.
+
+    It may keep the bytecode of what it imports, as an installed program has it.
+    """
+    env = {key: value for key, value in env.items() if key != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
