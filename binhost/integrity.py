@@ -42,8 +42,8 @@ def examine(
         wrong += _wrong_content(pool / name, name, entries[name], sha256[name])
     wrong += verify_signatures([pool / name for name in there])
     good = (
-        f"All {len(entries)} packages are there in the size that the index says; those that blades "
-        f"will fetch ({len(there)}) have the digests they were published with."
+        f"Every package ({len(entries)}) is there in the size that the index says; those that "
+        f"blades will fetch ({len(there)}) have the digests they were published with."
     )
     return GateReport(
         gate=Gate.INTEGRITY, passed=not wrong, report="\n".join(wrong) if wrong else good

@@ -65,7 +65,7 @@ def check_licences(entries: Mapping[str, str], missing: Missing) -> GateReport:
         if (why := _why_not(entry, missing))
     ]
     if not refused:
-        text = f"All {len(entries)} packages may be given away."
+        text = f"Every package ({len(entries)}) may be given away."
         return GateReport(gate=GATE, passed=True, report=text)
     listed = "\n".join(f"  {line}" for line in refused)
     return GateReport(

@@ -65,7 +65,7 @@ def _good(count: int, gone: list[str]) -> str:
     if not count:
         return "The ring has nothing that could disappear."
     if not gone:
-        return f"All of the ring's {count} packages are there in the new generation."
+        return f"All of the ring's packages ({count}) are there in the new generation."
     return f"{len(gone)} of {count} packages are gone, as the set says: {', '.join(gone)}."
 
 

@@ -101,8 +101,17 @@ def from_values(values: Mapping[str, Any]) -> Cluster:
     Raises:
         ConfigError: an option is not as it must be.
     """
+    return _whole(as_written(values))
+
+
+def as_written(values: Mapping[str, Any]) -> Cluster:
+    """The same with no more in it than a file has: the overlay is not among its repositories.
+
+    Raises:
+        ConfigError: an option is not as it must be.
+    """
     try:
-        return _whole(Cluster.model_validate(values))
+        return Cluster.model_validate(values)
     except ValidationError as error:
         raise _report(None, _problems(error, {}, Cluster)) from error
 

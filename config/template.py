@@ -13,7 +13,7 @@ from typing import Any, get_origin
 import tomlkit
 
 from config import options
-from config.load import from_values
+from config.load import as_written
 from config.model import Section
 from config.options import Option
 
@@ -42,7 +42,7 @@ def render(values: Mapping[str, Any] | None = None) -> str:
     Raises:
         ConfigError: the model refuses `values`.
     """
-    cluster = from_values(values or {})
+    cluster = as_written(values or {})
     lines = [*_comment(INTRO)]
     for name in sorted(type(cluster).model_fields, key=ORDER.index):
         lines += _field(cluster, name, (), explain=True)

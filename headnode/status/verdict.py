@@ -79,9 +79,9 @@ def _headline(
     offered = {each.generation for each in rings}
     what = f"generation {offered.pop()}" if len(offered) == 1 else "what their ring has"
     return (
-        f"All {total} blades have {what}."
+        f"{'The blade has' if total == 1 else f'All {total} blades have'} {what}."
         if having == total
-        else (f"{having} of {total} blades have {what}.")
+        else f"{having} of {counted(total, 'blade')} {'has' if having == 1 else 'have'} {what}."
     )
 
 

@@ -67,7 +67,7 @@ def test_licences_are_read_as_portage_reads_them_with_the_use_of_the_build(
     assert report.report == (
         f"1 of 1 packages may not be given away, and this binhost is public:\n  app-misc/a-1: {why}"
         if why
-        else "All 1 packages may be given away."
+        else "Every package (1) may be given away."
     )
 
 

@@ -34,7 +34,7 @@ def test_a_ring_without_anything_loses_nothing() -> None:
 def test_updates_rebuilds_and_additions_are_no_loss() -> None:
     assert say(stand("c/a", a="c/b", b=""), stand("c/a c/x", a_2="c/b", b="", x="")) == (
         True,
-        "All of the ring's 2 packages are there in the new generation.",
+        "All of the ring's packages (2) are there in the new generation.",
     )
 
 
@@ -103,7 +103,7 @@ def test_another_slot_of_it_is_the_same_package() -> None:
     old = stand("c/a c/p", a="c/p", p="", p_2="")
     assert say(old, stand("c/a c/p", a="c/p", p_2="")) == (
         True,
-        "All of the ring's 2 packages are there in the new generation.",
+        "All of the ring's packages (2) are there in the new generation.",
     )
 
 

@@ -31,6 +31,13 @@ def test_the_file_loads_to_the_defaults(tmp_path: Path) -> None:
     assert loaded(render(), tmp_path) == Cluster()
 
 
+def test_the_file_of_a_class_with_a_kernel_of_its_own_loads(tmp_path: Path) -> None:
+    values = {"classes": {"blade": {"packages": ["app-misc/a"], "kernel": "openmosix"}}}
+    cluster = loaded(render(values), tmp_path)
+    assert cluster.classes["blade"].kernel == "openmosix"
+    assert cluster == from_values(values)
+
+
 def test_every_option_stands_in_the_file_and_only_unset_ones_are_commented_out() -> None:
     written = tomllib.loads(render())
     text = render().splitlines()

@@ -47,7 +47,7 @@ def test_a_first_generation_passes_every_gate_with_figures(world: Any) -> None:
     assert [each.gate for each in reports] == ALL
     assert {verdict(each) for each in reports} == {"passed"}
     assert [each.report for each in reports] == [
-        "All 5 packages are there in the size that the index says; those that blades will fetch "
+        "Every package (5) is there in the size that the index says; those that blades will fetch "
         "(5) have the digests they were published with.",
         "The ring has nothing that could disappear.",
         "5 packages, all binary.",

@@ -94,6 +94,10 @@ def test_a_good_night_is_one_sentence_and_no_point() -> None:
     )
 
 
+def test_a_cluster_of_one_blade_is_spoken_of_as_one() -> None:
+    assert verdict(blades(1)).headline == "The blade has generation 5."
+
+
 def test_rings_with_different_generations_are_not_named_by_one_number() -> None:
     found = verdict(blades(3), rings=[ring(name="canary", generation=6), ring()])
     assert found.headline == "All 3 blades have what their ring has."
