@@ -11,8 +11,8 @@ published unsigned, since gpg would take half an hour for them. The gates that l
 asked; those that need a blade in a lab are not, since these packages cannot be installed.
 
 `noop_s` is `headnode publish` that finds nothing new, `noop_whole_s` the same without the note that
-the publish before it left (headnode/quick.py), `noop_function_s` what that takes in a process that
-runs already.
+the publish before it left (headnode/quick.py). `add_one_function_s` and `noop_function_s` are what
+the two take in a process that runs already, as a night's and a patch's does.
 """
 
 from __future__ import annotations
@@ -159,12 +159,12 @@ class Bench:
         current = self.folder / "state/binhost/blade/rings/canary/current"
         return current / ("Packages.gz" if packed else "Packages")
 
-    def noop_function_s(self) -> float:
-        """A publish that finds nothing to do, without a process's start."""
+    def function_s(self, *, moves: bool) -> float:
+        """A publish without a process's start."""
         site = self.site()
         started = time.perf_counter()
         done = publish_once(site, "blade", None, now=datetime.now(UTC), watch=Silent())
-        assert not done.moved
+        assert done.moved is moves
         return time.perf_counter() - started
 
 
@@ -206,17 +206,17 @@ def compare(bench: Bench) -> None:
 def ours(bench: Bench, names: list[str], size: int) -> dict[str, float]:
     """Add packages one by one, each followed by a publish that finds nothing to do."""
     note(f"{size} packages: {ADDED} times one more, with headnode publish")
-    added, noop, whole, function = [], [], [], []
-    for number in range(size, size + ADDED):
-        new = write_packages(bench.emaint.pkgdir, range(number, number + 1))
-        names += new
-        bench.built(names, new)
+    added, noop, whole, function, nothing = [], [], [], [], []
+    for number in range(size, size + 2 * ADDED, 2):
+        _one_more(bench, names, number)
         added.append(bench.publish())
         assert f"PACKAGES: {number + 1}\n" in bench.index().read_text()
         noop.append(bench.publish())
         (bench.folder / "state" / NOTE).unlink()
         whole.append(bench.publish())
-        function.append(bench.noop_function_s())
+        nothing.append(bench.function_s(moves=False))
+        _one_more(bench, names, number + 1)
+        function.append(bench.function_s(moves=True))
     return {
         "add_one_s": statistics.median(each.wall_s for each in added),
         "add_one_cpu_s": statistics.median(each.cpu_s for each in added),
@@ -225,15 +225,22 @@ def ours(bench: Bench, names: list[str], size: int) -> dict[str, float]:
         "noop_cpu_s": statistics.median(each.cpu_s for each in noop),
         "noop_whole_s": statistics.median(each.wall_s for each in whole),
         "noop_whole_cpu_s": statistics.median(each.cpu_s for each in whole),
-        "noop_function_s": statistics.median(function),
+        "add_one_function_s": statistics.median(function),
+        "noop_function_s": statistics.median(nothing),
     }
+
+
+def _one_more(bench: Bench, names: list[str], number: int) -> None:
+    new = write_packages(bench.emaint.pkgdir, range(number, number + 1))
+    names += new
+    bench.built(names, new)
 
 
 def theirs(bench: Bench, size: int) -> dict[str, float]:
     """The same with emaint, whose PKGDIR is brought up to date before each time that counts."""
     note(f"{size} packages: {PATCHED_ADDED} times one more, with patched emaint")
     bench.fix(patched=True)
-    start = size + ADDED
+    start = size + 2 * ADDED
     patched = []
     for number in range(start, start + PATCHED_ADDED):
         write_packages(bench.emaint.pkgdir, range(number, number + 1))
