@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from binhost import builder, rebuild
+from binhost.build_ids import cpv_and_id
 from binhost.builder import Workshop
 from binhost.emerge import (
     Failure,
@@ -23,7 +24,7 @@ from binhost.emerge import (
 from binhost.entry import name_of
 from binhost.helped import Helped, Helpers, Report
 from binhost.index import cp_of
-from binhost.pool import package_names
+from binhost.pool import package_names, remove_package
 from binhost.records import BuildResult, Configuration, read, save
 from config.portage import ETC, LOGDIR
 from headnode.errors import BuildError, CommandError, PublishError
@@ -128,7 +129,20 @@ def build(
         )
     _require_same_root(shop, before)
     save(shop.folder / "result.json", result)
+    _drop_outdated(shop, result.packages)
     return result
+
+
+def _drop_outdated(shop: Workshop, packages: Iterable[str]) -> None:
+    """Drop from staging what no build takes any more.
+
+    emerge packs also what was only needed to build, which is never published. It is kept for a
+    builder that starts anew, for as long as a tree has that version.
+    """
+    for name in package_names(shop.staging).difference(packages):
+        cpv, _ = cpv_and_id(name)
+        if not builder.has_ebuild(shop, cpv):
+            remove_package(shop.staging / name)
 
 
 def _build_again(

@@ -209,10 +209,11 @@ def _write_pool_index(shop: Workshop) -> None:
 
 def _given(shop: Workshop, unseen: Mapping[str, Iterable[str]]) -> set[str]:
     """Names that were given, of versions that can be built again: have an ebuild."""
-    return {name for cpv, names in unseen.items() if _has_ebuild(shop, cpv) for name in names}
+    return {name for cpv, names in unseen.items() if has_ebuild(shop, cpv) for name in names}
 
 
-def _has_ebuild(shop: Workshop, cpv: str) -> bool:
+def has_ebuild(shop: Workshop, cpv: str) -> bool:
+    """Whether a version can be built: is in one of the trees."""
     package, _, _ = name_of(cpv, 0).rpartition("/")
     ebuild = f"{package}/{PurePosixPath(cpv).name}.ebuild"
     return any((repo / ebuild).is_file() for repo in shop.repos.values())

@@ -14,12 +14,12 @@ files; a folder is renamed to a name that nobody reads (`.7.gone`) before it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from binhost.pool import Pool
+from binhost.pool import Pool, remove_package
 from binhost.publish import Binhost
 from binhost.records import BuildResult, Deployment, read
 from binhost.tags import names_of, read_tags
@@ -33,8 +33,7 @@ OnProgress = Callable[[int, int], None]
 class Policy:
     """How much is kept: the `newest` generations (at least 1), and what a ring left since `grace`.
 
-    `reported` are the generations that blades last said they have. There is no ledger of reports
-    yet, so it is empty unless the caller knows better.
+    `reported` are the generations that blades last said they have.
     """
 
     newest: int
@@ -267,8 +266,4 @@ def _drop_packages(pool: Pool, names: Collection[str], on_progress: OnProgress) 
     pool.index.drop(set(names))
     for number, name in enumerate(names, 1):
         on_progress(number, len(names))
-        path = pool.folder / name
-        path.unlink(missing_ok=True)
-        with suppress(OSError):  # the folders too, if that was the last one in them
-            path.parent.rmdir()
-            path.parent.parent.rmdir()
+        remove_package(pool.folder / name)

@@ -172,6 +172,14 @@ def package_names(folder: Path) -> set[str]:
     return {name for name in names if name.endswith(SUFFIXES)}
 
 
+def remove_package(path: Path) -> None:
+    """Remove a package file, if it is there, and its folders if that was the last one in them."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
+
+
 def clear_staging(staging: Path, published: Container[str]) -> None:
     """Drop from `staging` what the pool has now, and the index that emerge kept of it.
 
@@ -180,9 +188,6 @@ def clear_staging(staging: Path, published: Container[str]) -> None:
     for name in package_names(staging):
         path = staging / name
         if name in published or not path.stat().st_size:
-            path.unlink()
-            with suppress(OSError):  # the folders too, if that was the last one in them
-                path.parent.rmdir()
-                path.parent.parent.rmdir()
+            remove_package(path)
     for name in ("Packages", "Packages.gz"):
         (staging / name).unlink(missing_ok=True)

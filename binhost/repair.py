@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from binhost.index import field, join_entries, render
+from binhost.index import field, join_entries
 from binhost.publish import Binhost
 from binhost.records import Deployment, Generation, to_json
+from binhost.rings import index_of
 from binhost.verify import Finding
 from headnode.errors import PublishError
 from headnode.files import digests, locked, sync_folder, write_atomic
@@ -128,8 +129,8 @@ class _Mender:
         entries = self.binhost.generations.entries(generation)
         made: dict[str, list[bytes]] = {"generation.json": [to_json(generation).encode()]}
         for uri in dict.fromkeys((self.binhost.pool_url, *_uris(folder))):
-            plain, packed = render(
-                generation.header, entries.values(), timestamp=deployment.timestamp, uri=uri
+            plain, packed = index_of(
+                generation, entries, timestamp=deployment.timestamp, pool_url=uri
             )
             made.setdefault("Packages", []).append(plain)
             made.setdefault("Packages.gz", []).append(packed)

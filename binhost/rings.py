@@ -128,9 +128,8 @@ class Ring:
         before = self.newest()
         least = before.timestamp + TIMESTAMP_STEP_S if before else 0
         timestamp = max(int(now.timestamp()), least)
-        text, count = without_patches(Entries.of(entries).text), len(generation.packages)
-        packages, packed = render_text(
-            generation.header, text, count, timestamp=timestamp, uri=pool_url
+        packages, packed = index_of(
+            generation, Entries.of(entries), timestamp=timestamp, pool_url=pool_url
         )
         files = {
             "Packages": packages,
@@ -170,8 +169,8 @@ class Ring:
     ) -> None:
         folder = self.folder / "deployments"
         beside = folder / f".{deployment.sequence}.new"
-        for litter in (beside, *self.folder.glob(".current.*")):  # of a publish that was killed
-            remove_tree(litter)
+        for litter in (*folder.glob(".*"), *self.folder.glob(".current.*")):
+            remove_tree(litter)  # of a publish that was killed
         (beside / "repos").mkdir(parents=True)
         for name, snapshot in repos.items():
             (beside / "repos" / name).symlink_to(os.path.relpath(snapshot, beside / "repos"))
@@ -182,8 +181,23 @@ class Ring:
             signer.seal(beside / "deployment.json")
         sync_content(beside)
         beside.rename(folder / str(deployment.sequence))
+        self._drop_unreached(deployment.sequence)
         sync_folder(folder)
         point_symlink(self.folder / "current", f"deployments/{deployment.sequence}")
+
+    def _drop_unreached(self, newest: int) -> None:
+        """Drop what was made after the present deployment, and that the ring never moved to.
+
+        A publish that was killed just before its rename left it. Below a later one, it would pass
+        for a generation that the ring had and somebody took it back from.
+        """
+        current, folder = self.folder / "current", self.folder / "deployments"
+        reached = int(current.readlink().name) if current.is_symlink() else 0
+        for number in self.sequences():
+            if reached < number < newest:
+                (folder / str(number)).rename(folder / f".{number}.gone")  # as `binhost.gc` does
+        for gone in folder.glob(".*.gone"):
+            remove_tree(gone)
 
 
 def _require_told(before: Deployment | None, signer: Signer) -> None:
@@ -194,6 +208,14 @@ def _require_told(before: Deployment | None, signer: Signer) -> None:
             remedy="Let one of those sign until every ring had a deployment with the new key: "
             "headnode keys use.",
         )
+
+
+def index_of(
+    generation: Generation, entries: Entries, *, timestamp: int, pool_url: str
+) -> tuple[bytes, bytes]:
+    """`Packages` and `Packages.gz` of a deployment of a generation with these entries. Pure."""
+    text, count = without_patches(entries.text), len(generation.packages)
+    return render_text(generation.header, text, count, timestamp=timestamp, uri=pool_url)
 
 
 def without_patches(entries: str) -> str:

@@ -152,6 +152,8 @@ def builds_of(pool: Pool, staging: Path) -> Iterator[Build]:
     for entry in pool.entries().values():
         yield Build(cpv=field(entry, "CPV") or "", build_time=field(entry, "BUILD_TIME") or "")
     for name in package_names(staging):
+        if not (staging / name).stat().st_size:  # a name that the builder reserved
+            continue
         found = _found(staging / name, read_metadata(staging / name))
         yield Build(cpv=found.cpv, build_time=found.build_time)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
-from headnode.errors import BusyError, HeadnodeError
+from headnode.errors import BusyError
 from schedules.moving import renew_once
 from schedules.site import Site
 
@@ -32,15 +32,15 @@ class Renewal:
         self._thread.start()
 
     def _look(self, site: Site) -> None:
-        try:
-            for done in renew_once(site, now=datetime.now(UTC)):
-                log.info(
-                    "renewed: ring %s, generation %d, deployment %d",
-                    done.deployment.ring,
-                    done.generation.number,
-                    done.deployment.sequence,
-                )
-        except (HeadnodeError, OSError) as error:
+        renewed = renew_once(site, now=datetime.now(UTC))
+        for done in renewed.done:
+            log.info(
+                "renewed: ring %s, generation %d, deployment %d",
+                done.deployment.ring,
+                done.generation.number,
+                done.deployment.sequence,
+            )
+        for ring, error in renewed.failed.items():
             level = logging.INFO if isinstance(error, BusyError) else logging.ERROR
-            log.log(level, "deployments are not renewed, and blades will refuse them: %s", error)
+            log.log(level, "%s is not renewed, and its blades will refuse it: %s", ring, error)
             self._next_s = time.monotonic() + AGAIN_S

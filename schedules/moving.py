@@ -5,11 +5,13 @@ Nothing here knows of mirrors or builders: a publish starts without importing th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from binhost.gates import Waivers
 from binhost.publish import Order, Published, promote, publish, renew, rollback
+from headnode.errors import HeadnodeError
 from schedules.gates import gates_of
 from schedules.observer import Observer
 from schedules.site import Site
@@ -87,18 +89,29 @@ def rollback_once(
     )
 
 
-def renew_once(site: Site, *, now: datetime) -> list[Published]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """What came of a look at every ring: those that have a new deployment, and what failed."""
+
+    done: tuple[Published, ...]
+    failed: Mapping[str, HeadnodeError | OSError]
+
+
+def renew_once(site: Site, *, now: datetime) -> Renewed:
     """Make every deployment anew that blades would soon refuse, or that tells of other keys.
 
-    Raises:
-        PublishError, BusyError: the rings that were not reached are as they were.
+    A ring (`<class>/<ring>`) that cannot have one stays as it is, and holds up no other.
     """
-    found = []
+    done, failed = list[Published](), dict[str, HeadnodeError | OSError]()
     for class_name, cls in site.cluster.classes.items():
         for ring in cls.rings:
-            done = renew(site.binhost(class_name), Order(ring=ring, now=now))
-            found += [done] if done and done.moved else []
-    return found
+            try:
+                made = renew(site.binhost(class_name), Order(ring=ring, now=now))
+            except (HeadnodeError, OSError) as error:
+                failed[f"{class_name}/{ring}"] = error
+            else:
+                done += [made] if made and made.moved else []
+    return Renewed(done=tuple(done), failed=failed)
 
 
 def _order(

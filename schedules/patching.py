@@ -7,10 +7,11 @@ along, and published as any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from binhost import builder
 from binhost.emerge import plain
@@ -125,6 +126,21 @@ def _with(configuration: Rendered, patches: Mapping[str, str]) -> Rendered:
     return Rendered(files={**configuration.files, **files}, links=configuration.links)
 
 
+@contextmanager
+def _as_before_unless_built(folder: Path) -> Iterator[None]:
+    """Put the patches in `folder` back where the block does not come to its end, for any reason.
+
+    What is left of a change that failed would be built by the next night, and go to every blade. A
+    kill leaves it so: the same command again goes on, and `headnode patch --drop` takes it back.
+    """
+    before = read_patches(folder)
+    try:
+        yield
+    except BaseException:
+        put_back(folder, before)
+        raise
+
+
 def patch_once(
     site: Site,
     class_name: str,
@@ -139,21 +155,17 @@ def patch_once(
     """Try patches, keep them, build, and publish to `ring` (None: the first).
 
     Raises:
-        BuildError, PublishError, BusyError: a patch does not apply, its package does not build, or
-            a gate says no. Patches are as they were, but for a gate: built, they wait for another
-            `headnode publish`.
+        BuildError, PublishError, BusyError, EnvironmentLacksError: a patch does not apply, its
+            package does not build, or a gate says no. Patches are as they were, but for a gate:
+            built, they wait for another `headnode publish`.
     """
     watch.say(f"Trying {counted(len(new), 'patch', 'patches')} on {target.cpv}")
     try_patches(site, class_name, target, new)
     folder = site.patches(class_name)
-    before = read_patches(folder)
-    keep(folder, new)
-    watch.say(f"Building {target.cpv}")
-    try:
+    with _as_before_unless_built(folder):
+        keep(folder, new)
+        watch.say(f"Building {target.cpv}")
         result = build_once(site, class_name, watch=watch, snapshots=target.snapshots)
-    except BuildError:
-        put_back(folder, before)
-        raise
     watch.say("Publishing it")
     return result, publish_once(site, class_name, ring, now=now, asked=asked, watch=watch)
 
@@ -175,15 +187,10 @@ def drop_once(
         BuildError, PublishError, BusyError: as above.
     """
     folder = site.patches(class_name)
-    before = read_patches(folder)
-    gone = drop(folder, atom)
-    package = package_of(gone[0])
     current = site.binhost(class_name).ring(site.ring(class_name, ring)).current()
-    snapshots = current.snapshots if current else None
-    watch.say(f"Building {package} without {counted(len(gone), 'patch', 'patches')}")
-    try:
-        build_once(site, class_name, watch=watch, snapshots=snapshots)
-    except BuildError:
-        put_back(folder, before)
-        raise
+    with _as_before_unless_built(folder):
+        gone = drop(folder, atom)
+        without = counted(len(gone), "patch", "patches")
+        watch.say(f"Building {package_of(gone[0])} without {without}")
+        build_once(site, class_name, watch=watch, snapshots=current.snapshots if current else None)
     return gone, publish_once(site, class_name, ring, now=now, asked=asked, watch=watch)

@@ -13,6 +13,7 @@ from binhost.diff import Difference, State, compare
 from binhost.gc import Plan, Policy, gc
 from binhost.reasons import EbuildChanged
 from binhost.records import Generation
+from blades.inventory import all_blades
 from headnode.errors import BusyError, MirrorError, PublishError
 from headnode.files import locked
 from mirror.image import prune_images
@@ -119,10 +120,14 @@ def gc_once(
 
     Raises:
         BusyError: a publish or a build is at work.
-        PublishError: a record is damaged, so that it cannot be told what is needed.
+        PublishError, LedgerError: a record is damaged, so that it cannot be told what is needed.
     """
     options, binhost = site.cluster.binhost, site.binhost(class_name)
-    policy = Policy(newest=options.keep_generations, grace=timedelta(days=options.keep_days))
+    policy = Policy(
+        newest=options.keep_generations,
+        grace=timedelta(days=options.keep_days),
+        reported=frozenset(reported(site, class_name).values()),
+    )
     plan = gc(
         binhost,
         policy,
@@ -132,6 +137,20 @@ def gc_once(
     )
     images = _prune_images(site, plan.folders(binhost), dry_run=dry_run)
     return replace(plan, images=images)
+
+
+def reported(site: Site, class_name: str) -> dict[str, int]:
+    """The blades of a class that were heard of, with the generation that each said it has.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    from schedules.ledger.ledger import Ledger  # here: a diff needs no database
+
+    names = {blade.name for blade in all_blades(site.cluster) if blade.class_name == class_name}
+    with Ledger.of(site) as ledger:
+        known = ledger.blades().items()
+        return {name: each.generation for name, each in known if name in names and each.generation}
 
 
 def _prune_images(site: Site, going: Collection[Path], *, dry_run: bool) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from binhost.pool import package_names
 from binhost.publish import Published
 from headnode import quick
 from headnode.commands.context import (
@@ -101,7 +102,9 @@ def _keep_note(
     after = _looked_at(site, config, class_name, ring.name)
     until = after["at"] + quick.GOOD_FOR_S
     later = datetime.fromtimestamp(until, UTC)
-    if after["given"] != before["given"] or quick.look_at(binhost.staging):
+    if after["given"] != before["given"]:
+        return
+    if not package_names(binhost.staging).isdisjoint(done.generation.packages):
         return
     # Deployments and generations only grow: these were the newest also when `after` was looked at.
     if ring.current() != done.deployment or binhost.generations.numbers()[-1:] != [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 from ClusterShell.NodeSet import NodeSet
 
-from blades.inventory import all_blades
 from headnode.commands.context import (
     Settings,
     chosen_class,
@@ -15,9 +14,8 @@ from headnode.commands.context import (
 )
 from headnode.console import Watcher, say, show_json, table, warn
 from headnode.errors import ExitCode
-from schedules.ledger.ledger import Ledger
 from schedules.security import Known, mark_read, read_names, security_once, unread
-from schedules.site import Site
+from schedules.upkeep import reported
 
 
 @click.command()
@@ -43,7 +41,7 @@ def security(
     site = settings.site()
     name = chosen_class(site, class_name)
     with Watcher() as watch:
-        looked = security_once(site, name, generations, blades=blades_of(site, name), watch=watch)
+        looked = security_once(site, name, generations, blades=reported(site, name), watch=watch)
     known = unread(looked, read_names(site.state))
     if as_json:
         show_json(known)
@@ -61,29 +59,12 @@ COLUMNS = (
 )
 
 
-def blades_of(site: Site, class_name: str) -> dict[str, int]:
-    """The blades of a class that were heard of, with the generation that each has."""
-    names = {blade.name for blade in all_blades(site.cluster) if blade.class_name == class_name}
-    with Ledger.of(site) as ledger:
-        known = ledger.blades().items()
-        return {name: each.generation for name, each in known if name in names and each.generation}
-
-
 def _show(known: Known) -> None:
     for each in known.unreadable:
         warn(f"GLSA-{each.name} cannot be read, so nobody knows what it affects: {each.why}")
     if known.exposures:
         table(
-            (
-                "advisory",
-                "severity",
-                "package",
-                "generation",
-                "rings",
-                "blades",
-                "fixed in",
-                "title",
-            ),
+            COLUMNS,
             (
                 (
                     f"GLSA-{each.advisory.name}",

@@ -429,6 +429,56 @@ def test_what_was_built_over_a_root_that_changed_meanwhile_is_not_used(tmp_path:
     assert not (folder / "root.json").exists()
 
 
+def test_what_no_tree_has_any_more_is_dropped_from_staging_unless_it_is_wanted(
+    tmp_path: Path, make_package: Any
+) -> None:
+    shop = Workshop(
+        folder=tmp_path / "build",
+        state=tmp_path,
+        root=tmp_path / "root",
+        repos={"gentoo": tmp_path / "tree"},
+        distfiles=tmp_path / "distfiles",
+        pool=Pool(folder=tmp_path / "pool"),
+        configuration=Rendered(files={}),
+    )
+    has = ["tool-2", "wanted-1", "tool-1", "tool-3"]
+    [there, wanted, *gone] = (make_package(shop.staging, pf) for pf in has)
+    (tmp_path / "tree/app-misc/tool").mkdir(parents=True)
+    (tmp_path / "tree/app-misc/tool/tool-2.ebuild").touch()
+    build_step._drop_outdated(shop, (wanted,))
+    assert package_names(shop.staging) == {there, wanted}
+    assert len(gone) == 2
+
+
+ONLY_BUILD = """\
+EAPI=8
+DESCRIPTION="What a build needs, and no blade"
+LICENSE="GPL-2+"
+SLOT="0"
+KEYWORDS="amd64"
+S="${WORKDIR}"
+"""
+
+
+def test_what_was_needed_only_to_build_is_packed_and_goes_when_its_tree_has_it_no_more(
+    works: Any,
+) -> None:
+    for path in (works.upstream / "tree/app-misc/bladecount").glob("*.ebuild"):
+        path.write_text(path.read_text() + 'BDEPEND="app-misc/onlybuild"\n')
+    tool = works.upstream / "tree/app-misc/onlybuild/onlybuild-1.ebuild"
+    tool.parent.mkdir()
+    tool.write_text(ONLY_BUILD)
+    bump(works.upstream, "app-misc/bladecount", Step.REVISION)
+    packed = "app-misc/onlybuild/onlybuild-1-1.gpkg.tar"
+    result = works.build("bdepend")
+    assert packed not in result.packages
+    assert packed in package_names(works.shop().staging)
+    tool.rename(tool.with_name("onlybuild-2.ebuild"))
+    bump(works.upstream, "app-misc/bladecount", Step.REVISION)
+    works.build("bdepend, later")
+    assert packed not in package_names(works.shop().staging)
+
+
 def test_an_observer_sees_the_phase_of_each_package_while_it_is_built(works: Any) -> None:
     write_ebuild(works, "app-misc/slowly-1", "src_compile() { sleep 6; }\n" + GOOD)
     seen: set[tuple[str, str]] = set()

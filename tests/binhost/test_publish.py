@@ -10,14 +10,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from binhost import pool_index
+from binhost import pool_index, rings
 from binhost.gates import GateError, Move, Waivers
 from binhost.index import field, parse_entries
 from binhost.keys import Keys
-from binhost.publish import Binhost, Order, Published, promote, publish, rollback
+from binhost.publish import Binhost, Order, Published, promote, publish, renew, rollback
 from binhost.records import GateReport
 from binhost.signing import Signer
 from headnode.errors import BusyError, ConfigError, PublishError
@@ -151,6 +152,21 @@ def test_a_ring_keeps_what_it_went_back_to_until_something_newer_is_built(
     assert (again.moved, again.generation.number, again.left) == (False, 1, 2)
     assert promote(old, order(), 2).moved
     assert go(old).left is None
+
+
+def test_a_generation_whose_publish_was_killed_at_the_end_is_published_after_a_renewal(
+    old: Binhost, make_package: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_more(old, make_package, finished)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rings, "point_symlink", Mock(side_effect=KeyboardInterrupt))
+        go(old)
+    moved = replace(old, pool_url="http://10.0.0.1/binhost/blade/pool")
+    renewed = renew(moved, order())
+    assert renewed is not None
+    assert (renewed.deployment.sequence, renewed.generation.number) == (3, 1)
+    done = go(moved)
+    assert (done.moved, done.left, served(moved)[0]) == (True, None, 2)
 
 
 def test_a_ring_without_an_older_generation_cannot_go_back(old: Binhost) -> None:

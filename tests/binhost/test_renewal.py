@@ -12,7 +12,7 @@ from config.model import Cluster
 from headnode.files import locked
 from headnode.renewal import Renewal
 from mirror import sets
-from schedules.moving import renew_once
+from schedules.moving import Renewed, renew_once
 from schedules.site import Site
 
 NOW = datetime.now(UTC)
@@ -43,15 +43,15 @@ def test_a_deployment_is_renewed_when_half_of_its_time_is_over(
     site: Site, days: float, renewed: list[int]
 ) -> None:
     later = NOW + timedelta(days=days)
-    done = renew_once(site, now=later)
+    done = renew_once(site, now=later).done
     assert [each.deployment.sequence for each in done] == renewed
     assert [each.deployment.expires for each in done] == [later + timedelta(days=14)] * len(renewed)
-    assert renew_once(site, now=later) == []
+    assert renew_once(site, now=later) == Renewed(done=(), failed={})
 
 
 def test_a_key_that_was_added_is_told_of_without_a_publish(site: Site) -> None:
     second = site.keys.make("two")
-    (done,) = renew_once(site, now=NOW)
+    (done,) = renew_once(site, now=NOW).done
     assert second in done.deployment.keys
     assert done.deployment.generation == 1
 
@@ -90,8 +90,33 @@ def test_a_publish_at_work_is_not_disturbed_and_it_is_tried_again_soon(
         assert renewal._thread is not None
         renewal._thread.join()
     assert sequence(site) == 1
-    assert "deployments are not renewed" in caplog.text
+    assert "blade/canary is not renewed, and its blades will refuse it" in caplog.text
     renewal._next_s = 0
     renewal.watch(site)
     renewal._thread.join()
     assert sequence(site) == 2
+
+
+def test_a_ring_that_cannot_be_renewed_holds_up_no_other(
+    site: Site, make_package: Any, finished: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    binhost = site.binhost("blade")
+    first = binhost.generations.read(1)
+    finished(binhost.build_folder, make_package(binhost.staging, "a-2"), snapshots=first.snapshots)
+    publish(binhost, Order(ring="fleet", now=NOW))
+    entries = binhost.generations.folder / "1/entries"
+    entries.write_text("damaged")
+    renewed = renew_once(site, now=NOW + timedelta(days=13))
+    assert [each.deployment.ring for each in renewed.done] == ["fleet"]
+    assert {ring: str(error) for ring, error in renewed.failed.items()} == {
+        "blade/canary": f"{entries} is not what was published. Publish anew."
+    }
+    site.keys.make("two")
+    renewal = Renewal()
+    renewal.watch(site)
+    assert renewal._thread is not None
+    renewal._thread.join()
+    assert f"blade/canary is not renewed, and its blades will refuse it: {entries}" in caplog.text
+    current = binhost.ring("fleet").current()
+    assert current is not None
+    assert current.sequence == 3

@@ -1,6 +1,7 @@
 """The trees' images as rings have them: made, named, used again, and let go."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,20 @@ import pytest
 from binhost.publish import Order, publish, rollback
 from binhost.records import Deployment, TreeImage
 from config.model import Cluster
-from headnode.errors import EnvironmentLacksError
+from headnode.errors import EnvironmentLacksError, LedgerError
 from headnode.files import locked
 from mirror import sets
 from mirror.image import folder_of
-from schedules.moving import renew_once
+from schedules.ledger.ledger import Ledger
+from schedules.moving import Renewed, renew_once
+from schedules.rollout import BladeReport, Result
 from schedules.site import Site
 from schedules.upkeep import gc_once
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=30)
+
+NOTHING = Renewed(done=(), failed={})
 
 
 def site_of(folder: Path, tree: str = "profiles") -> Site:
@@ -89,19 +94,19 @@ def test_a_ring_is_deployed_anew_when_its_trees_are_to_come_in_another_way(
     site: Site, night: Any, tmp_path: Path
 ) -> None:
     image = image_of(night(1))
-    (by_rsync,) = renew_once(site_of(tmp_path, "rsync"), now=NOW)
+    (by_rsync,) = renew_once(site_of(tmp_path, "rsync"), now=NOW).done
     assert (by_rsync.deployment.sequence, by_rsync.deployment.image) == (2, None)
-    (full,) = renew_once(site_of(tmp_path, "full"), now=NOW)
+    (full,) = renew_once(site_of(tmp_path, "full"), now=NOW).done
     assert image_of(full.deployment).kind == "full"
-    (again,) = renew_once(site, now=NOW)
+    (again,) = renew_once(site, now=NOW).done
     assert image_of(again.deployment) == image
-    assert renew_once(site, now=NOW) == []
+    assert renew_once(site, now=NOW) == NOTHING
 
 
 def test_an_image_that_was_lost_is_made_again(site: Site, night: Any) -> None:
     image = image_of(night(1))
     (folder_of(site.state) / f"{image.sha256}.squashfs").unlink()
-    assert renew_once(site, now=NOW) == []
+    assert renew_once(site, now=NOW) == NOTHING
     assert images(site) == {image.sha256}
 
 
@@ -117,6 +122,21 @@ def test_gc_lets_go_of_images_that_no_kept_generation_has_and_says_so_before(
     assert gc_once(site, "blade", now=LATER).images == going
     assert images(site) == {second.sha256, third.sha256}
     assert gc_once(site, "blade", now=LATER).images == {}
+
+
+def test_gc_keeps_what_a_blade_said_last_that_it_has(site: Site, night: Any) -> None:
+    for number in range(1, 6):
+        night(number)
+    says = BladeReport(blade="other1", ring="all", result=Result.UPDATED, generation=2)
+    with Ledger.of(site) as ledger:  # other1 is of another class: its 2 is not this one's
+        ledger.pulled(says, NOW)
+    assert "delete generation 2" in gc_once(site, "blade", now=LATER, dry_run=True).lines()
+    with Ledger.of(site) as ledger:
+        ledger.pulled(replace(says, blade="blade01"), NOW)
+    assert "keep generation 2: a blade reported it" in gc_once(site, "blade", now=LATER).lines()
+    site.state.joinpath("headnode.sqlite").write_bytes(b"damaged")
+    with pytest.raises(LedgerError):
+        gc_once(site, "blade", now=LATER)
 
 
 def test_gc_lets_no_image_go_while_any_class_publishes(site: Site, night: Any) -> None:

@@ -7,9 +7,11 @@ import multiprocessing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from binhost import rings
 from binhost.records import BuildResult, Deployment, Generation
 from binhost.rings import TIMESTAMP_STEP_S, Ring, check_files
 from headnode.errors import PublishError
@@ -107,6 +109,18 @@ def test_what_a_killed_publish_left_is_cleared(ring: Ring, generation: Generatio
     deploy(ring, generation, generation.made)
     assert sorted(path.name for path in ring.folder.iterdir()) == ["current", "deployments"]
     assert [path.name for path in (ring.folder / "deployments").iterdir()] == ["1"]
+
+
+def test_a_deployment_that_the_ring_never_moved_to_does_not_count_as_one_that_it_had(
+    ring: Ring, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(ring, generation, generation.made)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rings, "point_symlink", Mock(side_effect=KeyboardInterrupt))
+        deploy(ring, generation, generation.made, number=2)
+    assert deploy(ring, generation, generation.made).sequence == 3
+    assert ring.sequences() == [1, 3]
+    assert not ring.went_back_from(2)
 
 
 def read_on(current: Path, stop: Any, out: Any) -> None:

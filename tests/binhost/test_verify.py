@@ -262,6 +262,19 @@ def test_a_deployment_s_file_is_made_again_byte_for_byte(
     assert found(binhost, 1, 2) == []
 
 
+def test_the_index_of_a_patched_package_is_made_again(
+    binhost: Binhost, make_package: Any, finished: Any
+) -> None:
+    name = make_package(binhost.staging, "c-1", USER_PATCHES="app-misc/c/fix.patch")
+    finished(binhost.build_folder, name)
+    publish(binhost, Order(ring="canary", now=NOW))
+    path = binhost.folder / "rings/canary/current/Packages"
+    good = path.read_bytes()
+    flip(path.resolve())
+    assert mended(binhost) == ["generation 3"]
+    assert path.read_bytes() == good
+
+
 def test_entries_are_made_again_and_then_the_index_that_needs_them(binhost: Binhost) -> None:
     flip(binhost.folder / "generations/2/entries")
     flip(binhost.folder / D2 / "Packages")

@@ -107,6 +107,15 @@ def touch(path: Path) -> None:
     path.write_bytes(path.read_bytes())
 
 
+def test_what_was_packed_and_never_published_does_not_keep_it_from_being_quick(state: Path) -> None:
+    staged = state / "build/blade/staging/dev-build/tool/tool-1-1.gpkg.tar"
+    staged.parent.mkdir(parents=True)
+    staged.write_text("only needed to build")
+    assert quick.nothing_new(["publish"]) is None
+    assert run(["publish"]) == 0
+    assert quick.nothing_new(["publish"]) == SAID
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "configuration": lambda state: touch(state.parent / "cluster.toml"),
     "build": lambda state: built(state, 2.0),

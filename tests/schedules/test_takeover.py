@@ -187,6 +187,8 @@ def test_an_old_binhost_becomes_the_first_generation(
     assert not any(map(is_signed, [*files, plain]))
     assert read_metadata(files[1])["BUILD_ID"] == "1\n"
 
+    reserved = staging / f"app-misc/oneway/oneway-7-1{GPKG}"  # a name that the builder keeps free
+    reserved.touch()
     assert run(["--config", str(config), "import", "--json", str(pkgdir)]) == 3
     again = json.loads(capsys.readouterr().out)
     assert (again["taken"], len(again["known"])) == ([], 4)
