@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from blades import places
+from blades import kept, places
 
 Merged = dict[str, str]
 Files = dict[Path, tuple[int, int, int]]
@@ -58,11 +58,11 @@ def fetched_bytes(came: Collection[str], before: Files, now: Files, index: str) 
     not here and is not any more (something cleans up), what the index says of their size.
     """
     new = sum(has[2] for path, has in now.items() if before.get(path) != has)
-    names = {path.name for path in (*before, *now)}
+    names = {kept.pool_name(path) for path in (*before, *now)}
     gone = (
         int(each.get("SIZE", 0))
         for each in fields_of(index)
-        if each.get("CPV") in came and each.get("PATH", "").rpartition("/")[2] not in names
+        if each.get("CPV") in came and each.get("PATH", "") not in names
     )
     return new + sum(gone)
 

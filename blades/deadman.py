@@ -4,9 +4,9 @@ A pull that the headnode started leaves `/var/lib/headnode/unconfirmed`, with a 
 process that waits for it. `headnode-pull confirm NUMBER`, which the headnode runs when it finds the
 blade well, takes the mark away. If it is still there at the deadline, the blade has lost its
 headnode, most likely by what it pulled: it goes back to its state before, from the packages that it
-fetched for that, and refuses that deployment from then on. The headnode has to move the ring before
-the blade follows it again. A blade that was switched off meanwhile looks with its next pull
-whether the headnode answers.
+fetched for that, and refuses that deployment and its renewals from then on. The headnode has to
+move the ring before the blade follows it again. A blade that was switched off meanwhile looks with
+its next pull whether the headnode answers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from blades import places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 MARK = "unconfirmed"
@@ -70,14 +71,23 @@ def is_due(now_s: float) -> bool:
     return bool(mark) and now_s >= mark["deadline"]
 
 
-def refuse(sequence: int) -> None:
+def refuse(says: Mapping[str, Any]) -> None:
     """Do not follow the headnode to this deployment again."""
-    places.write_json(places.STATE / REFUSED, {"sequence": sequence})
+    places.write_json(places.STATE / REFUSED, says)
 
 
-def is_refused(sequence: int) -> bool:
-    """Whether this blade went back from that deployment by itself."""
-    return places.read_state(REFUSED).get("sequence") == sequence
+def is_refused(says: Mapping[str, Any]) -> bool:
+    """Whether this blade went back by itself from that deployment, or from what it renews."""
+    if not (refused := places.read_state(REFUSED)):
+        return False
+    from blades.kept import same_state
+
+    return same_state(refused, says)
+
+
+def follow() -> None:
+    """The ring has moved, or somebody says so: nothing is refused any more."""
+    (places.STATE / REFUSED).unlink(missing_ok=True)
 
 
 def wait(sequence: int) -> bool:

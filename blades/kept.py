@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,23 @@ from blades.places import read_state, write
 FILES = ("deployment.json", "generation.json", "Packages", "blade.json")
 
 
-def keep(
-    texts: Mapping[str, str],
-    before: Mapping[str, Any],
-    same: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
-) -> None:
+def same_state(before: Mapping[str, Any], says: Mapping[str, Any]) -> bool:
+    """Whether two deployments come to the same on a blade: one may be the other's renewal."""
+    keys = ("class_name", "ring", "generation", "snapshots", "image", "atoms")
+    return all(before.get(key) == says.get(key) for key in keys) and all(
+        before["sha256"].get(name) == says["sha256"].get(name)
+        for name in ("generation.json", "blade.json")
+    )
+
+
+def keep(texts: Mapping[str, str], before: Mapping[str, Any]) -> None:
     """Keep the files of a deployment (`texts`), and those of `before`, if they are still here.
 
-    `same` says whether two deployments come to the same. Packages fetched for neither go.
+    Packages fetched for neither go.
     """
     now, old = places.STATE / "now", places.STATE / "before"
     last = places.read_object(now / "deployment.json")
-    if last and before and same(last, before):
+    if last and before and same_state(last, before):
         shutil.rmtree(old, ignore_errors=True)
         now.rename(old)
     shutil.rmtree(now, ignore_errors=True)
@@ -44,10 +49,24 @@ def _clean_fetched() -> None:
     named: set[str] = set()
     for folder in ("now", "before"):
         named |= set(read_state(f"{folder}/generation.json").get("packages", {}))
-    names = {name.rpartition("/")[2] for name in named}
-    for path in places.FETCHED.rglob("*.gpkg.tar"):
-        if path.name not in names:
+    for name, path in _fetched().items():
+        if name not in named:
             path.unlink()
+
+
+def _fetched() -> dict[str, Path]:
+    """The package files that earlier pulls left, by their names in the pool."""
+    return {pool_name(path): path for path in places.FETCHED.rglob("*.gpkg.tar")}
+
+
+def pool_name(path: Path) -> str:
+    """The name in the pool, `cat/pn/file`, of a file that Portage fetched. Pure.
+
+    The file's name alone is not enough: acct-user/munge and acct-group/munge have the same.
+
+    Source: portage 3.0.83, bintree.getname_build_id: `location`, and the PATH of the index.
+    """
+    return str(path.relative_to(places.FETCHED))
 
 
 def texts_of(name: str) -> dict[str, str]:
@@ -71,18 +90,15 @@ def _link(new: Path, there: Path) -> None:
 
 
 def from_here(index: str, stamp: int) -> str:
-    """An index, stamped anew, whose packages are fetched from where earlier pulls left them.
-
-    Each block's PATH is from the pool; Portage has put them by its own scheme below FETCHED.
-    """
+    """An index, stamped anew, whose packages are fetched from where earlier pulls left them."""
     head, *blocks = index.split("\n\n")
-    here = {path.name: path for path in places.FETCHED.rglob("*.gpkg.tar")}
+    here = _fetched()
     kept = places.STATE / "packages"
     shutil.rmtree(kept, ignore_errors=True)
     for block in blocks:
         fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
         name = fields.get("PATH", "")
-        if path := here.get(name.rpartition("/")[2]):
+        if path := here.get(name):
             (kept / name).parent.mkdir(parents=True, exist_ok=True)
             _link(kept / name, path)
     lines = [

@@ -85,11 +85,12 @@ def pull(settings: Mapping[str, Any], report: dict[str, Any], words: frozenset[s
     if known.get("deployment") == says and not half_way and drift.untouched():
         report["result"] = "unchanged"
         return
-    if deadman.is_refused(says["sequence"]) and "now" not in words:
+    if deadman.is_refused(says) and "now" not in words:
         raise PullError(
-            f"this blade went back from deployment {says['sequence']} by itself, since nobody "
+            f"this blade went back from generation {says['generation']} by itself, since nobody "
             "confirmed it: move the ring, or run headnode-pull --now on the blade"
         )
+    deadman.follow()
     from blades.update import update
 
     update(order, settings, report, words)

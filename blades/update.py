@@ -105,15 +105,6 @@ def sync(snapshots: str) -> None:
     write(synced, snapshots)
 
 
-def same_state(before: Mapping[str, Any], says: Mapping[str, Any]) -> bool:
-    """Whether two deployments come to the same on a blade: one may be the other's renewal."""
-    keys = ("class_name", "ring", "generation", "snapshots", "image", "atoms")
-    return all(before.get(key) == says.get(key) for key in keys) and all(
-        before["sha256"].get(name) == says["sha256"].get(name)
-        for name in ("generation.json", "blade.json")
-    )
-
-
 def drained(order: Order, blade: str) -> str | None:
     """Why the headnode says that this blade is drained; None if it is not."""
     url = f"{order.base}/drained.json"
@@ -138,7 +129,7 @@ def update(
     merging.begin_log()
     believe(order, settings)
     half_way = (places.STATE / APPLYING).exists() or lacks_trees(says)
-    if before and same_state(before, says) and not half_way and drift.untouched():
+    if before and kept.same_state(before, says) and not half_way and drift.untouched():
         _note(order, report["packages"])
         report["result"] = "unchanged"
         return
@@ -156,7 +147,7 @@ def update(
     except BaseException as error:
         _mark(sequence, str(error) or type(error).__name__)
         raise
-    kept.keep(texts, before, same_state)
+    kept.keep(texts, before)
     _note(order, report["packages"])
     limits = blade_of(texts)["pull"]
     if "confirm" in words and limits["confirm_s"] and before:
@@ -295,13 +286,12 @@ def go_back(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     Raises:
         PullError: a package of that is not here any more.
     """
-    texts = kept.texts_of("before")
-    refused = deadman.waiting().get("sequence", 0)
+    texts, refused = kept.texts_of("before"), kept.texts_of("now")
     texts["Packages"] = kept.from_here(texts["Packages"], int(time.time()))
     report["by_itself"] = True
-    limits = blade_of(kept.texts_of("now"))["pull"]
+    limits = blade_of(refused)["pull"]
     merging.begin_log()
-    deadman.refuse(refused)
+    deadman.refuse(json.loads(refused["deployment.json"]))
     apply(texts, settings, report)
     kept.gone_back()
     says = json.loads(texts["deployment.json"])

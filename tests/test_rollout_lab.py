@@ -297,7 +297,7 @@ def test_a_blade_that_loses_its_headnode_by_a_pull_goes_back_by_itself(
         time.sleep(0.2)
     assert version(running, "blade01") == old
     refused = rolled_out(running, "--nodes", "blade01", code=1)
-    assert "went back from deployment" in refused[0]["error"]
+    assert "went back from generation" in refused[0]["error"]
     assert pull(running, "blade01", "--now")["result"] == "updated"
     assert version(running, "blade01") == new
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from blades import kept, merging, places, pull
 from blades import lab as labs
-from blades import merging, pull
 from blades.setup import MODULES, PULL_PATH, PULL_SETTINGS, program_files
 from config.portage import Rendered
 
@@ -161,7 +161,17 @@ class Blade:
                 name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()
             },
         }
-        (self.site / "deployment.json").write_text(json.dumps({**deployment, **more}))
+        says = json.dumps({**deployment, **more})
+        (folder / "deployment.json").write_text(says)
+        (self.site / "deployment.json").write_text(says)
+
+    def renew(self, sequence: int, old: Path | None = None) -> None:
+        """Put the content of a deployment (None: the present) in front of the ring once more."""
+        before = json.loads((self.site / "deployment.json").read_text())
+        old = old or self.site / f"deployments/{before['sequence']}"
+        shutil.copytree(old, self.site / f"deployments/{sequence}")
+        says = {**json.loads((old / "deployment.json").read_text()), "sequence": sequence}
+        (self.site / "deployment.json").write_text(json.dumps(says))
 
     def emerge_does(
         self, update: str, sync: str = ":", depclean: str = "exit 98", plan: str = ":"
@@ -270,20 +280,19 @@ def test_a_pull_that_finds_nothing_new_asks_once_and_never_starts_emerge(blade: 
 
 def fetch(name: str, size: int = 1000) -> str:
     """What leaves a package file of that size where emerge puts those that it fetched."""
-    return f"mkdir -p fetched/c/p; head -c {size} /dev/zero > fetched/c/p/{name}"
+    folder = name.rpartition("/")[0]
+    return f"mkdir -p fetched/{folder}; head -c {size} /dev/zero > fetched/{name}"
 
 
-FETCH = "; ".join(fetch(path.rpartition("/")[2]) for path in PACKAGES)
+FETCH = "; ".join(map(fetch, PACKAGES))
 
 
 def test_what_was_fetched_is_counted_by_the_files_also_of_a_pull_that_fails(blade: Blade) -> None:
     blade.deploy(1)
-    blade.emerge_does(
-        f"{fetch('a-1-1.gpkg.tar')}; {fetch('b-2.0_rc1-r3-12.gpkg.tar.partial', 7)}; exit 1"
-    )
+    blade.emerge_does(f"{fetch(PACKAGES[0])}; {fetch(f'{PACKAGES[1]}.partial', 7)}; exit 1")
     blade.pull(1)
     assert blade.took == [0, 1007]
-    blade.emerge_does(f"{INSTALL}; rm fetched/c/p/*.partial; {fetch('b-2.0_rc1-r3-12.gpkg.tar')}")
+    blade.emerge_does(f"{INSTALL}; rm fetched/*/*/*.partial; {fetch(PACKAGES[1])}")
     blade.pull()
     assert blade.took == [0, 1000]  # the other was here from the pull that failed
     blade.pull()
@@ -294,7 +303,7 @@ def test_what_was_fetched_is_counted_by_the_files_also_of_a_pull_that_fails(blad
 
 @pytest.mark.parametrize(
     ("cleans", "fetched"),
-    [("rm -r fetched", 2000), ("rm fetched/c/p/a-*", 2000), (":", 2000)],
+    [("rm -r fetched", 2000), ("rm fetched/app-misc/a/a-*", 2000), (":", 2000)],
 )
 def test_what_was_fetched_is_counted_also_where_something_cleans_up(
     blade: Blade, cleans: str, fetched: int
@@ -1299,11 +1308,41 @@ def test_a_blade_that_nobody_confirms_goes_back_by_itself_and_stays_there(blade:
     assert blade.applied["deployment"]["sequence"] == 1
     refused = blade.pull(1)
     assert refused["error"] == (
-        "this blade went back from deployment 2 by itself, since nobody confirmed it: move the "
+        "this blade went back from generation 12 by itself, since nobody confirmed it: move the "
         "ring, or run headnode-pull --now on the blade"
     )
-    blade.deploy(3, blade=blade_json())
+    blade.renew(3)
+    assert blade.pull(1)["error"] == refused["error"]
+    blade.deploy(4, blade=blade_json())
     assert blade.pull()["result"] == "updated"
+    assert not (blade.folder / "lib/refused").exists()
+
+
+def test_a_blade_that_went_back_by_itself_follows_a_ring_that_goes_there_again(
+    blade: Blade,
+) -> None:
+    armed(blade, 1.0)
+    dead_said(blade)
+    first, second = (blade.site / f"deployments/{number}" for number in (1, 2))
+    blade.renew(3, first)
+    assert blade.pull()["result"] == "unchanged"
+    blade.renew(4, second)
+    blade.emerge_does("rm -r vdb/app-misc/a-1; have app-misc/a-2 1")
+    assert blade.pull()["changes"] == ["-app-misc/a-1", "+app-misc/a-2"]
+
+
+def test_the_way_back_tells_packages_of_one_name_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "STATE", tmp_path / "lib")
+    monkeypatch.setattr(places, "FETCHED", tmp_path / "fetched")
+    names = [f"{category}/munge/munge-0-1.gpkg.tar" for category in ("acct-group", "acct-user")]
+    for name in names:
+        (places.FETCHED / name).parent.mkdir(parents=True)
+        (places.FETCHED / name).write_text(name)
+    kept.from_here(index_of(1, names), 2)
+    for name in names:
+        assert (places.STATE / "packages" / name).read_text() == name
 
 
 def test_a_blade_that_is_confirmed_stays_where_it_is(blade: Blade) -> None:
