@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 Then = Callable[[Any], None]
@@ -65,15 +66,22 @@ class Aside:
             return True
         if len(self._asked) >= self._most_jobs:
             return False
+        if len(self._threads) < min(self._most_threads, len(self._asked) + 1):
+            self._start_thread()
+        if not self._threads:
+            return False
         self._asked[key] = [then]
         self._jobs.put((key, job))
-        if len(self._threads) < min(self._most_threads, len(self._asked)):
-            name = f"{self._name}-{len(self._threads)}"
-            # Daemon threads: a job that never ends does not keep the process from ending.
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
         return True
+
+    def _start_thread(self) -> None:
+        """Start one more, if one can be had just now (limits: pids, memory)."""
+        name = f"{self._name}-{len(self._threads)}"
+        # Daemon threads: a job that never ends does not keep the process from ending.
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        with suppress(RuntimeError):
+            thread.start()
+            self._threads.append(thread)
 
     def deliver(self) -> None:
         """Hand over the results that there are; the loop calls this when it was woken."""

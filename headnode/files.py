@@ -148,13 +148,11 @@ def locked(path: Path, who: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         _take(file, path)
-        file.truncate(0)
-        file.write(f"{who} (process {os.getpid()})\n")
-        file.flush()
+        _say(file, f"{who} (process {os.getpid()})\n")
         try:
             yield
         finally:
-            file.truncate(0)
+            _say(file, "")
 
 
 def _take(file: IO[str], path: Path) -> None:
@@ -170,6 +168,13 @@ def _take(file: IO[str], path: Path) -> None:
             time.sleep(ORPHANED_S / 100)
         else:
             return
+
+
+def _say(file: IO[str], text: str) -> None:
+    """Have a lock file say `text`; on a full disk it says nothing, and holds all the same."""
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        os.write(file.fileno(), text.encode())
 
 
 def _is_dead(said: str) -> bool:

@@ -28,6 +28,7 @@ from mirror.guard import TreeError
 SERVED = "refs/headnode/served"
 FETCHED = "refs/headnode/fetched"
 LOCAL_S = 600.0
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")  # its locks are then nobody's
 UNATTENDED = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "true",
@@ -108,8 +109,9 @@ class Clone:
         if not (self.store / "HEAD").is_file():
             remove_tree(self.store)
             self._git("init", "--quiet", "--bare", str(self.store), within=False, check=True)
-        for lock in ("shallow.lock", "index.lock"):
-            (self.store / lock).unlink(missing_ok=True)
+        # Of a git that was killed, or lost its power: whoever syncs holds the repository's lock.
+        for lock in (*self.store.glob("*.lock"), *(self.store / "refs").rglob("*.lock")):
+            lock.unlink(missing_ok=True)
 
     def _git(
         self,
@@ -121,7 +123,7 @@ class Clone:
         where = ("--git-dir", str(self.store)) if within else ()
         settings = ("-c", "core.hooksPath=/dev/null", "-c", "gc.autoDetach=false")
         return run(
-            ["git", *where, *settings, *words],
+            [*ENDS_WITH_US, "git", *where, *settings, *words],
             timeout_s=timeout_s,
             check=check,
             env=UNATTENDED,

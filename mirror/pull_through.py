@@ -100,7 +100,14 @@ class PullThrough:
             future: Future[Path] = Future()
             self._running[wanted.filename] = future
         # A daemon: a server that ends does not wait for it, and what came is carried on with.
-        threading.Thread(target=self._bring, args=(wanted, future), daemon=True).start()
+        thread = threading.Thread(target=self._bring, args=(wanted, future), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no thread can be had just now (limits: pids, memory)
+            failed = MirrorError(f"{wanted.filename} cannot be fetched now: {error}.")
+            self._settle(wanted.filename, None)
+            future.set_exception(failed)
+            raise failed from error
         return future
 
     def _bring(self, wanted: Wanted, future: Future[Path]) -> None:

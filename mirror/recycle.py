@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from headnode.files import sync_folder
-from mirror import lookup
+from headnode.files import is_regular, sync_folder
+from mirror import lookup, validators
 from mirror.catalogue import TreeSet
 from mirror.claims import claimed
 from mirror.disk import writing_to
-from mirror.layout import path_of
+from mirror.layout import is_file_name, path_of
 from mirror.store import Store, files_below
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,19 @@ def recycle(
         for name, path in files_below(store.quarantine)[0].items():
             if now - _since(path) >= keep:
                 _remove(store.quarantine, name)
+        _drop_partials(state, trees, store, now - keep)
     return RecyclePlan(drop=plan.drop, back=back, remove=removed)
+
+
+def _drop_partials(state: Path, trees: Sequence[TreeSet], store: Store, before: datetime) -> None:
+    """Remove what was not fetched to its end, has not grown since `before`, and no tree names."""
+    names = {path.name for path in store.partials.glob("*") if is_file_name(path.name)}
+    for name in names - lookup.named(state, trees, names):
+        path = store.partials / name
+        with claimed(store.claim(name)):  # whoever fetches it just now comes first
+            if is_regular(path) and _since(path) < before:
+                path.unlink()
+                validators.forget(path)
 
 
 def put_aside(path: Path, target: Path, now: datetime) -> None:

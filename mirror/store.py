@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headnode.files import digests, is_regular, sync_folder, write_atomic
-from mirror.layout import LAYOUT_CONF, key_of, path_of
+from mirror.layout import LAYOUT_CONF, is_file_name, key_of, path_of
 from mirror.wanted import STRONG, Wanted
 
 
@@ -97,7 +97,8 @@ def files_below(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     placed: dict[str, Path] = {}
     strays: list[Path] = []
     for path in sorted(_walk(folder)):
-        if is_regular(path) and path == folder / path_of(path.name):
+        named = is_file_name(path.name)
+        if named and is_regular(path) and path == folder / path_of(path.name):
             placed[path.name] = path
         else:
             strays.append(path)

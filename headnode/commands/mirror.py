@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -97,7 +98,8 @@ def show_audit(done: Audit) -> None:
         what = "could not be fetched" if name in done.failed else "fetched"
         say(f"{name}: as only an older tree wants it, the newer one {what}")
     if done.unnamed:
-        say(f"No Manifest of a tree in use names: {', '.join(done.unnamed)}")
+        names = (os.fsencode(name).decode(errors="backslashreplace") for name in done.unnamed)
+        say(f"No Manifest of a tree in use names: {', '.join(names)}")
     say(
         f"{counted(done.files, 'distfile')} read, {done.size_bytes / 1e6:.1f} MB: "
         f"{len(done.damaged) + len(done.older)} wrong, {len(done.repaired)} repaired."

@@ -8,6 +8,7 @@ writes, whatever the busy timeout (SQLite, "Transactions", 2.1).
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from headnode.errors import EnvironmentLacksError, LedgerError
 from schedules.ledger.models import SCHEMA, metadata, schema
 
 DRIVER = "postgresql+psycopg"
+ROOM_BYTES = 1 << 16  # what SQLite wants for the files beside its own
 MAKING = 0x6865_6164  # PostgreSQL's advisory lock while tables are made
 # What SQLite says of a file that is damaged, or none of its own.
 DAMAGE = ("file is not a database", "malformed", "disk image", "file is encrypted")
@@ -40,7 +42,7 @@ class Store:
         Raises:
             LedgerError: it cannot be read.
         """
-        with self._said(), self._prepared().connect() as connection:
+        with self._said(), self._readable().connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -89,6 +91,18 @@ class Store:
             self._ready = True
         return self._engine
 
+    def _readable(self) -> Engine:
+        """What is read from: on a full disk, SQLite's file alone, where nothing is beside it.
+
+        WAL mode needs a file beside it also to read, and what frees room asks the ledger first.
+        """
+        try:
+            return self._prepared()
+        except LedgerError:
+            if self.file is None or not _is_full_and_alone(self.file):
+                raise
+        return create_engine(f"sqlite:///file:{self.file}?mode=ro&immutable=1&uri=true")
+
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:
         try:
@@ -113,6 +127,12 @@ def _engine(url: URL, busy_s: float) -> Engine:
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _is_full_and_alone(file: Path) -> bool:
+    wal = file.with_name(f"{file.name}-wal")  # an empty one is of the try that failed
+    alone = file.exists() and not (wal.exists() and wal.stat().st_size)
+    return alone and shutil.disk_usage(file.parent).free < ROOM_BYTES
 
 
 def _set_up(connection: Any, record: object) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +18,9 @@ from binhost.publish import Binhost, Order, promote, publish, rollback
 from binhost.tags import write_tags
 from headnode.errors import BusyError, PublishError
 from headnode.files import locked
+from schedules.ledger.ledger import Ledger
+from schedules.ledger.store import Store, url_of
+from schedules.rollout import BladeReport, Result
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=30)
@@ -241,3 +246,31 @@ def test_a_gc_killed_before_any_of_its_effects_offers_nothing_that_is_gone_and_t
         assert len(binhost.pool.files()) == 3
         assert not [path for path in binhost.folder.rglob(".*") if path.name != ".lock"]
     assert step > 30
+
+
+FULL = """\
+mkdir d && mount -t tmpfs -o size=4m tmpfs d && cp -a state d/
+cat /dev/zero > d/log
+"$1" -m headnode.cli generations gc --dry-run && "$1" -m headnode.cli generations gc
+"""
+
+
+@pytest.mark.lab
+def test_a_disk_without_a_free_byte_can_be_cleaned_up(tmp_path: Path, fill: Fill) -> None:
+    fill(tmp_path / "state")
+    config = '[state]\npath = "d/state"\n[signing]\nmode = "off"\n[binhost]\nkeep_generations = 1\n'
+    (tmp_path / "cluster.toml").write_text(config)
+    with Ledger(Store(url_of("", tmp_path / "state"), 5.0)) as ledger:
+        says = BladeReport(blade="blade01", ring="canary", result=Result.UPDATED, generation=2)
+        ledger.pulled(says, NOW)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", FULL, "sh", sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("keep generation 2: a blade reported it\n") == 2
+    assert done.stdout.count("delete generation 1\n") == 2
+    assert "No space left" in done.stderr  # the disk was full

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -395,3 +396,15 @@ def test_what_lies_in_the_recycle_bin_comes_back_without_a_download(
     assert opened(state, tree).fetch(NAME) == place(state)
     assert not recycled.exists()
     assert site.asked == []
+
+
+def test_a_moment_without_threads_leaves_nothing_that_never_ends(
+    state: Path, make_tree: MakeTree, site: Site, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.answers = {f"/{NAME}": site.serves(CONTENT)}
+    puller = opened(state, make_tree(state, {NAME: CONTENT}, uri=site.url + "/{}"))
+    with monkeypatch.context() as patch, pytest.raises(MirrorError) as raised:
+        patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start")))
+        puller.fetch(NAME)
+    assert str(raised.value) == f"{NAME} cannot be fetched now: can't start."
+    assert puller.fetch(NAME) == place(state)

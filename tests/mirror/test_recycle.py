@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config.model import Distfiles
-from mirror import lookup
+from mirror import lookup, validators
 from mirror.distfiles import Report, fetch
 from mirror.layout import path_of
 from mirror.recycle import RecyclePlan, plan_recycle, recycle
+from mirror.store import Store
 
 MakeTree = Callable[..., dict[str, Path]]
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -140,3 +143,32 @@ def test_what_is_not_in_our_layout_is_left_alone(state: Path, make_tree: MakeTre
         path.write_text("mine")
     assert recycle(state, [tree], now=NOW, keep=KEEP) == RecyclePlan()
     assert sorted(path.name for path in folder.iterdir()) == [".partial", "flat", "layout.conf"]
+
+
+def test_what_was_fetched_in_part_and_is_named_no_more_is_removed_after_the_same_time(
+    state: Path, make_tree: MakeTree
+) -> None:
+    tree = make_tree(state, {"x": b"x"})
+    partials = Store(state).partials
+    partials.mkdir(parents=True)
+    for name in ("x", "gone"):
+        (partials / name).write_bytes(b"half")
+        validators.note(partials / name, "http://h/", Message())
+    since = datetime.fromtimestamp((partials / "gone").stat().st_mtime, UTC)
+    recycle(state, [tree], now=since + KEEP - timedelta(seconds=1), keep=KEEP)
+    assert (partials / "gone").exists()
+    recycle(state, [tree], now=since + KEEP + timedelta(seconds=1), keep=KEEP)
+    assert {path.name for path in partials.iterdir() if path.is_file()} == {"x"}
+    assert len(list((partials / ".validators").iterdir())) == 1
+
+
+def test_a_name_that_is_no_text_ends_nothing_and_is_left_alone(
+    state: Path, make_tree: MakeTree
+) -> None:
+    tree = make_tree(state, {"x": b"x"})
+    for folder in ("distfiles/0a", "recycle/0a", "quarantine/0a", "distfiles/.partial"):
+        path = state / "mirror" / folder / os.fsdecode(b"caf\xe9.tar.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    assert recycle(state, [tree], now=NOW + 2 * KEEP, keep=KEEP) == RecyclePlan()
+    assert len(list((state / "mirror").rglob("caf*"))) == 4

@@ -177,7 +177,8 @@ def test_the_same_checks_hold_for_git(mirrored: Any, git: Git) -> None:
 def test_a_fetch_that_was_killed_does_not_stand_in_the_way(mirrored: Any, git: Git) -> None:
     mirrored.sync(git.url)
     clone = Clone(folder=Folder.of(mirrored.state, "lab").path)
-    for lock in ("shallow.lock", "index.lock"):
+    refs = ("refs/headnode/fetched.lock", "refs/headnode/served.lock")
+    for lock in ("shallow.lock", "index.lock", "HEAD.lock", *refs):
         (clone.store / lock).touch()
     (clone.checkout / "half").touch()
     mirrored.put("app-misc/hello/hello-2.ebuild", "EAPI=8\n")
