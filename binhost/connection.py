@@ -52,6 +52,7 @@ class Owner(Protocol):
 
     `now_s` (monotonic) and `date`, the fields that every reply has, are of this round of the loop.
     `lets_go`: connections are closed after their reply, although the client would keep them.
+    `coming_bytes`: of all bodies that are waited for, so that strangers cannot fill the memory.
     """
 
     site: Site
@@ -62,6 +63,7 @@ class Owner(Protocol):
     now_s: float
     date: bytes
     lets_go: bool
+    coming_bytes: int
 
     def watch(self, connection: Connection, events: int) -> None:
         """Call the connection on these events of its socket, and on no others (0: none)."""
@@ -153,7 +155,8 @@ class Connection:
             return
         self._log_reply()
         self.wait = Wait.GONE
-        self._transfer = self._reply = self._handler = self._upload = None
+        self._end_upload()
+        self._transfer = self._reply = self._handler = None
         self._owner.forget(self)
         self.socket.close()
 
@@ -192,6 +195,11 @@ class Connection:
 
     def _await_body(self, upload: Upload) -> None:
         assert self._handler is not None  # noqa: S101
+        if self._owner.coming_bytes + upload.length > self._owner.site.limits.bodies_bytes:
+            self._handler.close_connection = True  # the body is left unread
+            self._send(text_reply(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", RETRY_S)))
+            return
+        self._owner.coming_bytes += upload.length
         self._upload = upload
         self.wait = Wait.BODY
         self.deadline_s = self._owner.now_s + self._owner.site.limits.read_s
@@ -199,11 +207,17 @@ class Connection:
             with suppress(OSError):  # a client that is gone is noticed by the next read
                 self.socket.send(CONTINUE)
 
+    def _end_upload(self) -> None:
+        """No body is waited for any more."""
+        if self._upload is not None:
+            self._owner.coming_bytes -= self._upload.length
+            self._upload = None
+
     def _take_body(self) -> bool:
         upload = self._upload
         if upload is None or len(self._buffer.data) < upload.length:
             return False
-        self._upload = None
+        self._end_upload()
         self._deal(upload.then(self._buffer.take(upload.length)))
         return True
 

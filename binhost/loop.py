@@ -71,6 +71,7 @@ class Loop:
         self._date_s = 0
         self.date = b""
         self.lets_go = False
+        self.coming_bytes = 0
         self._ending = Ending.NOT
         self._end_s = float("inf")
         self._reopen = False

@@ -88,9 +88,14 @@ def stamps() -> dict[str, list[int]]:
 
 
 def untouched() -> bool:
-    """Whether /etc/portage is as the last pull left it (or no pull ever put it)."""
+    """Whether /etc/portage is as the last pull left it (or no pull ever put it).
+
+    Files that an administrator gave the blade since are no generation's, and have no stamps.
+    """
     known = places.read_state(RECORD)
-    return "stamps" not in known or known["stamps"] == stamps()
+    if "stamps" not in known:
+        return not (places.STATE / "now/blade.json").exists()
+    return bool(known["stamps"] == stamps())
 
 
 def put(blade: Mapping[str, Any], now: datetime) -> list[str]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +75,10 @@ class Wallet:
 
     def public(self) -> str:
         """The public key; a new pair is made if there is none."""
-        if not self.key.exists():
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            words: list[str | Path] = ["-q", "-t", "ed25519", "-N", "", "-C", COMMENT, "-f"]
-            run(["ssh-keygen", *words, self.key], timeout_s=SCAN_S)
+        with self._alone():
+            if not self.key.exists():
+                words: list[str | Path] = ["-q", "-t", "ed25519", "-N", "", "-C", COMMENT, "-f"]
+                run(["ssh-keygen", *words, self.key], timeout_s=SCAN_S)
         return self.key.with_suffix(".pub").read_text().strip()
 
     def of_gateway(self, gateway: str) -> Path:
@@ -90,9 +92,18 @@ class Wallet:
 
     def trust(self, blade: str, lines: Sequence[str]) -> None:
         """Take these host keys for the blade's, and no others."""
-        known = self.known_hosts.read_text().splitlines() if self.known_hosts.exists() else []
-        others = [line for line in known if _blade_of(line) != blade]
-        write_atomic(self.known_hosts, "\n".join(sorted([*others, *lines])) + "\n")
+        with self._alone():
+            known = self.known_hosts.read_text().splitlines() if self.known_hosts.exists() else []
+            others = [line for line in known if _blade_of(line) != blade]
+            write_atomic(self.known_hosts, "\n".join(sorted([*others, *lines])) + "\n")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for whoever else enrols: 58 blades are enrolled side by side."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def ssh_options(self) -> list[str]:
         """The options of ssh with which the headnode comes in."""
@@ -180,8 +191,8 @@ def install_line(publics: Sequence[str]) -> str:
     """The shell line that root runs on the blade; the tar comes on its standard input. Pure."""
     authorize = authorize_line("/root/.ssh", [authorized_line(each) for each in publics])
     return (
-        f"set -e; umask 077; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; {authorize}; "
-        f"{timer.settle_line()}"
+        f"set -e; umask 022; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; "
+        f"{timer.settle_line()}; umask 077; {authorize}"
     )
 
 

@@ -110,8 +110,8 @@ def _run(
     except FileNotFoundError as error:
         raise NotSetUpError(f"no {argv[0]}") from error
     mark = places.STATE / "emerge.pid"
-    places.write(mark, f"{process.pid} {_started(process.pid)}\n")
     try:
+        places.write(mark, f"{process.pid} {_started(process.pid)}\n")
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return None

@@ -39,6 +39,10 @@ class OrderError(Exception):
     """There is no deployment to go by; the text says why."""
 
 
+class AbsentError(OrderError):
+    """The headnode says that it has no such file."""
+
+
 class UnreachedError(OrderError):
     """Nothing answers for the headnode; `refused`: its machine does, and `serve` is down."""
 
@@ -95,7 +99,7 @@ def ask(url: str) -> web.Answer:
         raise UnreachedError(str(error), refused=error.refused) from error
     except WebError as error:
         if error.status == 404:
-            raise OrderError(f"the headnode has nothing for this ring yet ({url})") from error
+            raise AbsentError(f"the headnode has nothing for this ring yet ({url})") from error
         raise OrderError(str(error)) from error
 
 
@@ -108,7 +112,9 @@ def read_json(content: bytes, url: str, *keys: str) -> dict[str, Any]:
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
     if lacking:
         raise OrderError(f"{url} has no {', '.join(lacking)}")
-    return dict(found)
+    if not isinstance(found, dict):
+        raise OrderError(f"{url} is no JSON object")
+    return found
 
 
 def fetch_order(base: str) -> Order:

@@ -103,6 +103,12 @@ def clear(name: str) -> None:
             shutil.rmtree(folder)
 
 
+def drop(name: str) -> None:
+    """Take a place's tree away for good: its name first, so that half a tree passes for none."""
+    (HOME / "trees" / f"{name}.image").unlink(missing_ok=True)
+    clear(name)
+
+
 def attach(name: str, image: Path) -> str:
     """Show `image` at a place that is clear: `mounted`, or else `unpacked`."""
     point(HOME / "trees" / f"{name}.image", f"../images/{image.name}")
@@ -209,7 +215,7 @@ def use(wanted: Image, repos: list[str]) -> str:
         how = "mounted" if os.path.ismount(place(name)) else "unpacked"
     else:
         image = fetch(wanted, HOME / "images", image_of(now))
-        clear(name)
+        drop(name)
         how = attach(name, image)
     lacking = [repo for repo in repos if not (place(name) / repo / "profiles").is_dir()]
     if lacking:
@@ -248,8 +254,7 @@ def leave() -> str:
         link_repos([])
     (HOME / "tree").unlink(missing_ok=True)
     for name in PLACES:
-        clear(name)
-        (HOME / "trees" / f"{name}.image").unlink(missing_ok=True)
+        drop(name)
     shutil.rmtree(HOME / "images", ignore_errors=True)
     return "none"
 

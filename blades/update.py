@@ -16,9 +16,11 @@ from typing import Any
 
 # What a pull needs at its end, now: what it merges may bring another version of this program.
 import blades.kernel
-import blades.report  # noqa: F401
+import blades.report
 from blades import afterwards, brought, deadman, drift, kept, merging, places, ready
+from blades.grub import KernelError
 from blades.order import (
+    AbsentError,
     Order,
     OrderError,
     UnreachedError,
@@ -112,8 +114,10 @@ def drained(order: Order, blade: str) -> str | None:
         said = read_json(fetch(url), url)
     except UnreachedError:
         raise
-    except OrderError:  # it has no such file: nobody is drained
+    except AbsentError:  # nobody is
         return None
+    except OrderError as error:
+        return f"perhaps, the headnode does not say ({error})"
     return ready.why_drained(said.get(blade), datetime.now(UTC))
 
 
@@ -298,6 +302,10 @@ def go_back(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     write_json(places.STATE / "applied.json", {"deployment": says, "packages": report["packages"]})
     (places.STATE / APPLYING).unlink(missing_ok=True)
     deadman.disarm()
+    try:  # or the blade boots what it has just refused, when somebody switches it off and on
+        blades.kernel.settle(settings)
+    except KernelError as error:
+        report["warnings"].append(str(error))
     if line := limits["back_command"]:
         report["warnings"] += afterwards.failures([line], 300.0)
     report["result"] = "updated"

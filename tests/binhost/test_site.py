@@ -6,6 +6,7 @@ import http.client
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -264,6 +265,26 @@ def test_half_a_body_is_a_408(tmp_path: Path) -> None:
     ):
         client.sendall(b"POST /report HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
         assert client.recv(1000).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+
+
+def test_bodies_that_never_come_cannot_fill_the_memory(tmp_path: Path) -> None:
+    route = Route(answer=echo, methods=("POST",), body_bytes=100)
+    head = b"POST /report HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    with server(tmp_path, Limits(bodies_bytes=150), routes={"/report": route}) as running:
+        with socket.create_connection(running.address, timeout=PATIENCE_S) as stranger:
+            stranger.sendall(head + b"x" * 99)
+            time.sleep(0.1)
+            with socket.create_connection(running.address, timeout=PATIENCE_S) as other:
+                other.sendall(head)
+                said = b"".join(iter(lambda: other.recv(1000), b""))
+            assert said.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nRetry-After: " in said
+            stranger.sendall(b"x")
+            assert stranger.recv(1000).startswith(b"HTTP/1.1 200 ")
+            stranger.sendall(head)
+        deadline = time.monotonic() + PATIENCE_S
+        while ask(running, "/report", "POST", b"y" * 100)[0] != 200:  # until it is seen to be gone
+            assert time.monotonic() < deadline
 
 
 def test_a_route_that_fails_is_a_500_and_logged(

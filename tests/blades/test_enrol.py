@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from blades import lab as labs
 from blades.boot import SYSTEMD
-from blades.enrol import GATE_PATH, authorized_line, confirmed, fingerprint
+from blades.enrol import GATE_PATH, Wallet, authorized_line, confirmed, fingerprint
 from blades.lab import Lab
 from blades.setup import PULL_PATH
 from blades.timer import CRON, LINK, PATHS, TIMER, timer_files
@@ -252,6 +253,18 @@ def test_what_is_no_host_key_is_refused(line: str) -> None:
     with pytest.raises(RolloutError) as error:
         fingerprint(line)
     assert str(error.value) == f"{line!r} is no host key."
+
+
+def _trust(folder: Path, number: int) -> None:
+    Wallet(folder=folder).public()
+    Wallet(folder=folder).trust(f"blade{number:02}", [f"blade{number:02} ssh-ed25519 AAAA"])
+
+
+def test_blades_that_are_enrolled_side_by_side_keep_all_their_host_keys(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(max_workers=8) as several:
+        list(several.map(_trust, [tmp_path / "ssh"] * 58, range(1, 59)))
+    known = Wallet(folder=tmp_path / "ssh").known_hosts.read_text().splitlines()
+    assert known == [f"blade{number:02} ssh-ed25519 AAAA" for number in range(1, 59)]
 
 
 def test_the_key_is_bound_to_the_gate_and_to_nothing_but_a_command() -> None:

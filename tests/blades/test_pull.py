@@ -633,6 +633,19 @@ def test_a_blade_that_is_not_told_whether_it_is_drained_is_left_alone(blade: Bla
     assert (blade.calls, blade.applied) == ([], None)
 
 
+@pytest.mark.parametrize("answer", ["no JSON", "[]", None])
+def test_a_blade_that_gets_no_answer_whether_it_is_drained_waits(
+    blade: Blade, answer: str | None
+) -> None:
+    blade.deploy(1)
+    drained = blade.site / "drained.json"
+    drained.mkdir() if answer is None else drained.write_text(answer)  # a folder is a 301
+    report = blade.pull()
+    assert report["result"] == "deferred"
+    assert report["error"].startswith("drained: perhaps, the headnode does not say (http://")
+    assert blade.calls == []
+
+
 def test_a_headnode_that_hangs_up_in_the_middle_is_a_failure(blade: Blade) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -1343,6 +1356,38 @@ def test_the_way_back_tells_packages_of_one_name_apart(
     kept.from_here(index_of(1, names), 2)
     for name in names:
         assert (places.STATE / "packages" / name).read_text() == name
+
+
+def test_the_way_back_arms_the_kernel_of_before(blade: Blade) -> None:
+    blade.settings(kernel="openmosix")
+    late(
+        blade,
+        "import os\n"
+        "from blades import kernel\n"
+        "def settle(settings):\n"
+        "    with (folder / 'settled').open('a') as out:\n"
+        "        print((folder / 'portage/make.conf').read_text(), file=out)\n"
+        "    return {'running': os.uname().release, 'due': '', 'removed': []}\n"
+        "kernel.settle = settle\n",
+    )
+    armed(blade, 1.0)
+    dead_said(blade)
+    said = (blade.folder / "settled").read_text().split("\n")
+    assert [line for line in said if line] == ['USE="x"', "second", 'USE="x"']
+
+
+def test_what_an_administrator_gives_a_blade_again_is_not_taken_for_its_generations(
+    blade: Blade,
+) -> None:
+    blade.deploy(1, blade=blade_json())
+    blade.pull()
+    record = blade.folder / "lib/portage.json"
+    said = json.loads(record.read_text())
+    (blade.folder / "portage/make.conf").write_text("of cluster.toml, not published yet\n")
+    record.write_text(json.dumps({"digests": said["digests"]}))  # as enrol leaves it
+    assert blade.pull()["result"] == "updated"
+    assert portage(blade) == GIVEN
+    assert blade.pull()["result"] == "unchanged"
 
 
 def test_a_blade_that_is_confirmed_stays_where_it_is(blade: Blade) -> None:

@@ -93,6 +93,18 @@ def test_a_blade_is_given_these_files_and_no_others(rendered: Rendered) -> None:
     assert rendered.files[str(places.ETC / "sets/blade")] == "app-misc/a\napp-misc/b\n"
 
 
+def test_programs_of_the_system_are_found_also_where_cron_starts_it(
+    rendered: Rendered, tmp_path: Path
+) -> None:
+    (tmp_path / "python3").write_text("#!/bin/sh\necho $PATH\n")
+    (tmp_path / "python3").chmod(0o755)
+    program = tmp_path / "pull"
+    program.write_text(rendered.files[PULL_PATH])
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", program], env=env, capture_output=True, text=True, check=True)
+    assert {"/usr/bin", "/usr/sbin", "/sbin"} < set(done.stdout.strip().split(":"))
+
+
 def test_the_tar_unpacks_to_the_same_files(rendered: Rendered, tmp_path: Path) -> None:
     for name in ("unpacked", "written"):
         (tmp_path / name).mkdir()

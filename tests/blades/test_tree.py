@@ -4,6 +4,7 @@ import ast
 import hashlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -202,6 +204,19 @@ def test_a_link_takes_the_place_of_a_folder_and_of_another_link(tmp_path: Path) 
         point(tmp_path / "link", target)
         assert os.readlink(tmp_path / "link") == target  # noqa: PTH115
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_half_of_a_tree_that_was_being_removed_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "HOME", tmp_path)
+    (tree.place("a") / "gentoo/profiles").mkdir(parents=True)
+    tree.point(tmp_path / "trees/a.image", f"../images/{DIGEST}.squashfs")
+    assert (tree.held("a"), tree.is_there("a")) == (DIGEST, True)
+    monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tree.drop("a")
+    assert (tree.held("a"), tree.is_there("a")) == ("", True)
 
 
 def test_a_blade_that_can_neither_mount_nor_unpack_is_told_what_to_do(
