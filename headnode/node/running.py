@@ -19,7 +19,14 @@ from pathlib import Path
 from headnode.errors import NodeError
 from headnode.node.machine import require_namespaces
 from headnode.node.script import setup_script
-from headnode.node.spec import NODE_PATH, Life, NodeSpec, check_spec, prepare_store
+from headnode.node.spec import (
+    NODE_PATH,
+    Life,
+    NodeSpec,
+    check_spec,
+    follow_links,
+    prepare_store,
+)
 from headnode.process import PINNED, Completed, environment, run
 
 START_TIMEOUT_S = 60.0
@@ -135,7 +142,7 @@ def _launch(spec: NodeSpec, inside: int | None, life: Life) -> subprocess.Popen[
     enter = ["nsenter", f"--target={inside}", "--pid"] if inside else []
     with (spec.store / "start.log").open("w") as log:
         return subprocess.Popen(
-            [*enter, *unshare, "sh", "-c", setup_script(spec, life)],
+            [*enter, *unshare, "sh", "-c", setup_script(follow_links(spec), life)],
             stdin=subprocess.PIPE if life is Life.WITH_STARTER else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from headnode.errors import NodeError
 from headnode.files import remove_tree
 
 NODE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FRESH_IN_NODES = (Path("/dev"), Path("/run"), Path("/tmp"))  # noqa: S108 (a mount point)
+MOST_LINKS = 40  # as path_resolution(7)
 # File systems that overlayfs takes no upper folder on (overlayfs.rst, "Upper and Lower"): a
 # container engine's own root, and what lacks whiteouts or trusted.* attributes.
 NO_UPPER = frozenset({"9p", "cifs", "exfat", "nfs", "nfs4", "overlay", "vfat"})
@@ -87,6 +88,43 @@ def check_spec(spec: NodeSpec) -> None:
             f"{spec.name}: {spec.store} lies on {kind}, which overlayfs cannot write to.",
             remedy="Use a folder on a local file system such as ext4, xfs, btrfs or tmpfs.",
         )
+
+
+def follow_links(spec: NodeSpec) -> NodeSpec:
+    """The same with what is bound and hidden at the places where the links of the root lead to.
+
+    mount(8) is called before the node's root is its root: it would follow an absolute link, as
+    /var/db/repos/gentoo -> /usr/portage, to the machine's own folder, where the node sees nothing.
+
+    Raises:
+        NodeError: links lead in a circle.
+    """
+    if spec.lower is None:
+        return spec
+    return replace(
+        spec,
+        binds=tuple(replace(each, target=_led_to(spec, each.target)) for each in spec.binds),
+        hidden=tuple(Path(_led_to(spec, each)) for each in spec.hidden),
+    )
+
+
+def _led_to(spec: NodeSpec, path: PurePath) -> PurePosixPath:
+    layers = (spec.upper, *spec.beneath, *([spec.lower] if spec.lower else []))
+    done, left, links = list[str](), list(path.parts[1:]), 0
+    while left:
+        name = left.pop(0)
+        here = "/".join([*done, name])
+        at = next((each / here for each in layers if os.path.lexists(each / here)), None)
+        if name == "..":
+            done[-1:] = []
+        elif at is None or not at.is_symlink():
+            done.append(name)
+        else:
+            to, links = at.readlink(), links + 1
+            if links > MOST_LINKS:
+                raise NodeError(f"{spec.name}: the links of {spec.lower}{path} lead in a circle.")
+            done, left = [] if to.is_absolute() else done, [*to.parts[to.is_absolute() :], *left]
+    return PurePosixPath("/", *done)
 
 
 def mount_of(path: Path, mountinfo: str) -> tuple[Path, str]:

@@ -2,7 +2,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -245,6 +247,55 @@ def test_hidden_folders_are_empty_but_for_what_is_bound_below(tmp_path: Path) ->
         assert said(node, "ls -A /opt/usr/share /opt/usr/lib") == "/opt/usr/lib:\n\n/opt/usr/share:"
     finally:
         node.stop()
+
+
+@pytest.fixture
+def beside_tmp() -> Iterator[Path]:
+    """A folder of the machine in a place that nodes do not have anew."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.lab
+def test_what_is_bound_and_hidden_is_where_the_links_of_the_root_lead(
+    tmp_path: Path, beside_tmp: Path
+) -> None:
+    """Not where they lead on the machine itself."""
+    root, mine, secret = tmp_path / "root", tmp_path / "mine", beside_tmp / "secret"
+    for folder in (root / "var/db", root / "etc", mine, secret):
+        folder.mkdir(parents=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (root / name).symlink_to(f"usr/{name}")
+    (mine / "file").write_text("of the snapshot")
+    (secret / "key").write_text("of the machine")
+    inner = root / str(secret).lstrip("/")
+    inner.mkdir(parents=True)
+    (inner / "key").write_text("of the root")
+    (root / "var/db/repos").symlink_to(beside_tmp)  # which is there on the machine, too
+    (root / "etc/state").symlink_to("../var/db/repos/secret")
+    binds = (
+        Bind(source=Path("/usr"), target=PurePosixPath("/usr")),
+        Bind(source=mine, target=PurePosixPath("/var/db/repos/gentoo")),
+    )
+    made = NodeSpec(
+        name="linked",
+        store=tmp_path / "store",
+        lower=root,
+        binds=binds,
+        hidden=(Path("/etc/state"),),
+    )
+    node = start(made)
+    try:
+        assert said(node, "cat /var/db/repos/gentoo/file") == "of the snapshot"
+        assert said(node, f"ls -A {secret} /etc/state/") == f"/etc/state/:\n\n{secret}:"
+    finally:
+        node.stop()
+    assert (secret / "key").read_text() == "of the machine"
+    (root / "etc/state").unlink()
+    (root / "etc/state").symlink_to("/etc/state")
+    with pytest.raises(NodeError) as raised:
+        start(made)
+    assert str(raised.value) == f"linked: the links of {root}/etc/state lead in a circle."
 
 
 @pytest.mark.lab
