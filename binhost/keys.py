@@ -91,14 +91,16 @@ class Keys:
     def make(self, name: str) -> str:
         """Make a key that signs, trusted from the next deployment on, and return its fingerprint.
 
-        `name` is who it says it is. It has no passphrase: the headnode signs at night.
+        `name` is who it says it is, and may be another key's, too. It has no passphrase: the
+        headnode signs at night.
         """
         self._require_short_path()
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         done = gpg(
             self.home,
-            *("--status-fd=1", "--passphrase=", "--quick-generate-key"),
+            # --yes: also where a key has that name.
+            *("--yes", "--status-fd=1", "--passphrase=", "--quick-generate-key"),
             *(name, "ed25519", "sign", "never"),
         )
         self.end_agent()  # it would outlive us for nothing: there is no passphrase to keep

@@ -44,6 +44,17 @@ def test_the_first_key_signs_and_the_second_waits(keys: Keys) -> None:
     assert keys.home.stat().st_mode & 0o777 == 0o700
 
 
+def test_keys_of_one_name_are_told_apart(keys: Keys) -> None:
+    first, second = keys.make("headnode h"), keys.make("headnode h")
+    assert set(keys.trusted()) == {first, second}
+    assert keys.sealers() == [first, second]
+    with pytest.raises(ConfigError) as error:
+        keys.trust("headnode h")
+    assert str(error.value) == (
+        "headnode h is 2 public keys. Give one: its fingerprint, or a file of gpg --armor --export."
+    )
+
+
 def test_the_key_that_signs_cannot_be_dropped(keys: Keys) -> None:
     first, second = keys.make("one"), keys.make("two")
     with pytest.raises(ConfigError) as error:
