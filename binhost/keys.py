@@ -4,12 +4,15 @@
 
     <state>/keys/signing/            gpg's home with the headnode's secret keys (0700)
     <state>/keys/signer              fingerprint of the key that signs
+    <state>/keys/by-hand             fingerprint of one that no deployment tells blades of first
     <state>/keys/trusted/<fpr>.asc   public keys that blades are given
+    <state>/keys/dropped/<fpr>.asc   those that they were given, and are to forget
     <state>/keys/verify/             gpg's home made of them, as blades have it
 
 A second key is trusted before it signs: `add` makes or takes it, from the next deployment on blades
-have it, and `use` has it sign. While several are trusted, a deployment is signed by each of them
-that is at hand, so that a blade which missed some nights still finds one that it knows.
+have it, and `use` has it sign. A deployment is signed by each trusted key that is at hand, and by
+each dropped one, so that a blade which missed some nights still finds one that it knows, and learns
+from it which to trust. That makes a dropped key worth no more: who knows only it trusts it anyway.
 """
 
 from __future__ import annotations
@@ -78,9 +81,7 @@ class Keys:
 
     def sealers(self) -> list[str]:
         """The trusted keys whose secret is at hand, the one that signs first."""
-        key = self.signer()
-        listed = gpg(self.home, "--list-secret-keys", "--with-colons").output
-        held = fingerprints(listed.replace("\nsec:", "\npub:").replace("sec:", "pub:", 1))
+        key, held = self.signer(), self.held()
         if key not in held:
             raise PublishError(
                 f"{self.home} has no secret key {key}.",
@@ -88,17 +89,38 @@ class Keys:
             )
         return [key, *(each for each in self.trusted() if each in held and each != key)]
 
+    def leaving(self) -> list[str]:
+        """The dropped keys whose secret is at hand."""
+        dropped = sorted(path.stem for path in (self.folder / "dropped").glob("*.asc"))
+        gone = set(dropped).difference(self.trusted())
+        held = self.held() if gone else []
+        return [each for each in dropped if each in gone and each in held]
+
+    def held(self) -> list[str]:
+        """The keys whose secret is at hand; an agent or a card may have it."""
+        if not self.home.is_dir():
+            return []
+        listed = gpg(self.home, "--list-secret-keys", "--with-colons").output
+        return fingerprints(listed.replace("\nsec:", "\npub:").replace("sec:", "pub:", 1))
+
+    def by_hand(self) -> bool:
+        """Whether blades are given the key that signs by hand (`use`)."""
+        path = self.folder / "by-hand"
+        return path.is_file() and path.read_text().strip() == self.signer()
+
     def make(self, name: str) -> str:
         """Make a key that signs, trusted from the next deployment on, and return its fingerprint.
 
-        `name` is who it says it is. It has no passphrase: the headnode signs at night.
+        `name` is who it says it is, and may be another key's, too. It has no passphrase: the
+        headnode signs at night.
         """
         self._require_short_path()
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
         done = gpg(
             self.home,
-            *("--status-fd=1", "--passphrase=", "--quick-generate-key"),
+            # --yes: also where a key has that name.
+            *("--yes", "--status-fd=1", "--passphrase=", "--quick-generate-key"),
             *(name, "ed25519", "sign", "never"),
         )
         self.end_agent()  # it would outlive us for nothing: there is no passphrase to keep
@@ -140,17 +162,22 @@ class Keys:
                 remedy="Give one: its fingerprint, or a file of gpg --armor --export.",
             )
         write_atomic(self.folder / "trusted" / f"{found[0]}.asc", armored)
+        (self.folder / "dropped" / f"{found[0]}.asc").unlink(missing_ok=True)
         if not self.configured and not (self.folder / "signer").exists():
             self.use(found[0])
         return found[0]
 
-    def use(self, key: str) -> None:
-        """Have a trusted key sign from now on.
+    def use(self, key: str, *, by_hand: bool = False) -> None:
+        """Have a trusted key sign from now on; `by_hand`, also where blades were not told of it.
 
         Raises:
             ConfigError: it is not trusted, or cluster.toml names the key that signs.
         """
-        self._require_trusted(key)
+        self.require_trusted(key)
+        if by_hand:
+            write_atomic(self.folder / "by-hand", f"{key}\n")
+            if key == self.configured:
+                return
         if self.configured:
             raise ConfigError(
                 f"cluster.toml names the key that signs: {self.configured}.",
@@ -159,15 +186,22 @@ class Keys:
         write_atomic(self.folder / "signer", f"{key}\n")
 
     def drop(self, key: str) -> None:
-        """Have blades trust a key no more, from the next deployment on. Its secret stays.
+        """Have blades trust a key no more, from the next deployment on.
+
+        Its secret stays: those that know no other learn that from a deployment that it signs, too.
 
         Raises:
             ConfigError: it is not trusted, or is the one that signs.
         """
-        self._require_trusted(key)
+        self.require_trusted(key)
         if key == self.signer():
             raise ConfigError(f"{key} signs.", remedy="Let another sign first: headnode keys use.")
+        write_atomic(self.folder / "dropped" / f"{key}.asc", self.trusted()[key])
         (self.folder / "trusted" / f"{key}.asc").unlink()
+
+    def was_dropped(self, key: str) -> bool:
+        """Whether blades trusted a key, and are to forget it."""
+        return key not in self.trusted() and (self.folder / "dropped" / f"{key}.asc").is_file()
 
     def verify_home(self) -> Path:
         """A gpg home that trusts what blades trust."""
@@ -178,7 +212,12 @@ class Keys:
             raise PublishError(f"{home} cannot be made: {error}.") from error
         return home
 
-    def _require_trusted(self, key: str) -> None:
+    def require_trusted(self, key: str) -> None:
+        """Check that blades are told to trust a key.
+
+        Raises:
+            ConfigError: they are not; it names those that they are told of.
+        """
         known = self.trusted()
         if key not in known:
             raise ConfigError(

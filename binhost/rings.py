@@ -121,7 +121,7 @@ class Ring:
         the deployment when `valid` is over.
 
         Raises:
-            PublishError: the key that signs is one that the ring's blades were never told of.
+            PublishError: none of the keys that sign is one that the ring's blades were told of.
         """
         # Not the current one: a deployment that was made, and then lost its rename with the power,
         # may have been seen by a blade.
@@ -157,7 +157,7 @@ class Ring:
             sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
             gates=gates,
         )
-        self._put(deployment, files, repos, signer)
+        self._put(deployment, files, repos, signer, before.keys if before else ())
         return deployment
 
     def _put(
@@ -166,6 +166,7 @@ class Ring:
         files: Mapping[str, bytes],
         repos: Mapping[str, Path],
         signer: Signer | None,
+        told: tuple[str, ...],
     ) -> None:
         folder = self.folder / "deployments"
         beside = folder / f".{deployment.sequence}.new"
@@ -178,7 +179,7 @@ class Ring:
         fill(beside, files, mtime=deployment.timestamp)
         fill(beside, {"deployment.json": to_json(deployment)})
         if signer:
-            signer.seal(beside / "deployment.json")
+            signer.seal(beside / "deployment.json", told)
         sync_content(beside)
         beside.rename(folder / str(deployment.sequence))
         self._drop_unreached(deployment.sequence)
@@ -201,12 +202,13 @@ class Ring:
 
 
 def _require_told(before: Deployment | None, signer: Signer) -> None:
-    if before and before.keys and signer.key not in before.keys:
+    if before and before.keys and not signer.by_hand and not signer.is_known(before.keys):
         raise PublishError(
             f"The key {signer.key} is to sign, and the blades of the ring {before.ring} were never "
             f"told to trust it; they trust {', '.join(before.keys)}.",
-            remedy="Let one of those sign until every ring had a deployment with the new key: "
-            "headnode keys use.",
+            remedy=f"Have one of those tell them (its secret in {signer.home}, headnode keys add); "
+            f"or run headnode keys use {signer.key} --by-hand, and give every blade its files "
+            "again.",
         )
 
 

@@ -7,10 +7,11 @@ configuration of our own: it reads none of the machine's.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from headnode.errors import CommandError, PublishError
 from headnode.files import sync_folder
 from headnode.process import environment
 
+log = logging.getLogger(__name__)
 SEAL_SUFFIX = ".asc"
 DIGEST = "SHA512"
 GPG = "gpg --batch --no-tty --quiet"
@@ -41,9 +43,10 @@ class FormatSettings(dict[str, str]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signer:
-    """What signs: `key` packages, and deployments together with the rest of `sealers`.
+    """What signs: `key` packages, and deployments together with `sealers` and those `leaving`.
 
-    `keyring` is what blades are told to trust, `trusted` the fingerprints in it.
+    `keyring` is what blades are told to trust, `trusted` the fingerprints in it. `leaving` are keys
+    that blades trusted before. `by_hand`: blades have `keyring` without being told of it.
     """
 
     home: Path
@@ -52,6 +55,8 @@ class Signer:
     sealers: tuple[str, ...]
     keyring: str
     trusted: tuple[str, ...]
+    leaving: tuple[str, ...] = ()
+    by_hand: bool = False
 
     @classmethod
     def of(cls, keys: Keys) -> Signer:
@@ -68,23 +73,40 @@ class Signer:
             sealers=tuple(sealers),
             keyring=keys.keyring(),
             trusted=tuple(keys.trusted()),
+            leaving=tuple(keys.leaving()),
+            by_hand=keys.by_hand(),
         )
 
-    def seal(self, path: Path) -> None:
+    def is_known(self, told: Container[str]) -> bool:
+        """Whether who trusts the keys `told` takes what is sealed here."""
+        return any(key in told for key in (*self.sealers, *self.leaving))
+
+    def seal(self, path: Path, told: Collection[str] = ()) -> None:
         """Write a detached, armored signature of the file `path` beside it, as `<path>.asc`.
 
-        It is not durable yet.
+        Blades that were told of the keys `told` (none: of any) take it; a key that is `leaving`,
+        and expired or locked since, is done without where another suffices. It is not durable yet.
 
         Raises:
             PublishError: gpg did not sign.
         """
-        users = [word for key in self.sealers for word in ("--local-user", f"{key}!")]
         seal = path.with_name(f"{path.name}{SEAL_SUFFIX}")
         try:
-            gpg(self.home, *users, "--armor", f"--output={seal}", "--detach-sign", path)
+            try:
+                self._seal(path, seal, (*self.sealers, *self.leaving))
+            except CommandError as error:
+                enough = self.by_hand or not told or any(key in told for key in self.sealers)
+                if not self.leaving or not enough:
+                    raise
+                log.warning("Signed without %s: %s", ", ".join(self.leaving), error.tail)
+                self._seal(path, seal, self.sealers)
         except CommandError as error:
             raise PublishError(f"{path.name} could not be signed: {error.tail}") from error
         seal.chmod(0o644)
+
+    def _seal(self, path: Path, seal: Path, keys: Iterable[str]) -> None:
+        users = [word for key in keys for word in ("--local-user", f"{key}!")]
+        gpg(self.home, *users, "--yes", "--armor", f"--output={seal}", "--detach-sign", path)
 
     def sign(self, paths: Iterable[Path]) -> None:
         """Sign packages that have no signature yet, each replaced in one rename.

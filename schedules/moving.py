@@ -1,17 +1,19 @@
 """What moves a ring: publish, promote, roll back, renew, each a plain function that does it once.
 
+Another key renews all of them (`replace_key_once`).
+
 Nothing here knows of mirrors or builders: a publish starts without importing them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from binhost.gates import Waivers
 from binhost.publish import Order, Published, promote, publish, renew, rollback
-from headnode.errors import HeadnodeError
+from headnode.errors import ConfigError, HeadnodeError
 from schedules.gates import gates_of
 from schedules.observer import Observer
 from schedules.site import Site
@@ -112,6 +114,49 @@ def renew_once(site: Site, *, now: datetime) -> Renewed:
             else:
                 done += [made] if made and made.moved else []
     return Renewed(done=tuple(done), failed=failed)
+
+
+def replace_key_once(site: Site, old: str, *, name: str, now: datetime) -> list[Published]:
+    """Have blades trust the key `old` no more, and another one in its place if it signs.
+
+    That one is new, and named `name`. Every ring gets a deployment that both have signed, and that
+    tells of the new one alone. Run again, it goes on where it was cut off.
+
+    Raises:
+        ConfigError: `old` was never trusted, cluster.toml names it, or no key that is at hand is
+            one that a ring was told of; nothing changed.
+        PublishError, BusyError: a ring could not have one, and is as it was; the others have it.
+    """
+    keys = site.keys
+    if not keys.was_dropped(old):
+        keys.require_trusted(old)
+        if keys.configured == old:
+            raise ConfigError(
+                f"cluster.toml names {old} as the key that signs.",
+                remedy="Run headnode keys add with the other, set [signing] key to it, and run "
+                "this again.",
+            )
+        _require_known(site, keys.held())
+        if keys.signer() == old:
+            keys.use(keys.make(name))
+        keys.drop(old)
+    renewed = renew_once(site, now=now)
+    for error in renewed.failed.values():
+        raise error
+    return list(renewed.done)
+
+
+def _require_known(site: Site, held: Collection[str]) -> None:
+    for class_name, cls in site.cluster.classes.items():
+        for ring in cls.rings:
+            newest = site.binhost(class_name).ring(ring).newest()
+            if newest and newest.keys and not set(newest.keys).intersection(held):
+                raise ConfigError(
+                    f"No key is at hand that the blades of the ring {ring} of {class_name} trust, "
+                    "so that none can tell them of another.",
+                    remedy="Run headnode keys add, headnode keys use KEY --by-hand, headnode keys "
+                    "drop OLD, and give every blade its files again.",
+                )
 
 
 def _order(

@@ -24,6 +24,7 @@ from binhost.entry import make_entry
 from binhost.index import field, parse_entries, render
 from binhost.keys import Keys, gpg
 from binhost.signing import Signer
+from config.trust import fingerprints
 from headnode.files import digests
 from headnode.rehearsal import Rehearsal
 from mirror.upstream.assemble import bump
@@ -184,15 +185,15 @@ def forget_pulls(running: Rehearsal, blade: str) -> None:
     forget(running, blade, "/var/lib/headnode")
 
 
-def install(running: Rehearsal) -> tuple[int, str]:
-    """Plain emerge of the victim on a blade that does not have it; what it says."""
-    remove(running, "blade01")
+def install(running: Rehearsal, package: str = VICTIM) -> tuple[int, str]:
+    """Plain emerge of a package on a blade that does not have it; what it says."""
+    remove(running, "blade01", package)
     forget(running, "blade01")
     time.sleep(SEEN_S)
     blade = running.lab.node("blade01")
-    argv = ["emerge", "--color=n", "--getbinpkgonly", "--oneshot", VICTIM]
+    argv = ["emerge", "--color=n", "--getbinpkgonly", "--oneshot", package]
     done = blade.run(argv, timeout_s=300, check=False)
-    assert any(cpv.startswith(VICTIM) for cpv in has(running, "blade01")) is (done.code == 0)
+    assert any(cpv.startswith(package) for cpv in has(running, "blade01")) is (done.code == 0)
     return done.code, done.output + done.errors
 
 
@@ -444,7 +445,8 @@ def test_a_second_key_is_trusted_before_it_signs(running: Rehearsal) -> None:
     assert (early.code, early.errors) == (
         2,
         f"headnode: The blades of the ring canary of blade were not told of {second} yet. "
-        "headnode serve renews the deployments within the hour; have the blades pull then.\n",
+        "headnode serve renews the deployments within the hour; have the blades pull then. If no "
+        "key that they know is left, give every blade its files again after this with --by-hand.\n",
     )
     generations = {"canary": 0, "fleet": 0}
     for ring in generations:
@@ -488,3 +490,52 @@ def test_a_deployment_whose_time_is_over_is_refused_and_a_renewed_one_taken(
     renewed = ask(running, "promote", "1", "--ring", "canary")
     assert renewed["moved"]
     assert [(each["result"], each["error"]) for each in pull(running)] == [("updated", "")]
+
+
+def trusted_by(running: Rehearsal, blade: str) -> list[str]:
+    """The keys that a blade's packages are checked against."""
+    argv = ("gpg", "--homedir", "/etc/portage/gnupg", "--no-autostart")
+    return fingerprints(on(running, blade, *argv, "--list-keys", "--with-colons"))
+
+
+def test_stolen_keys_are_replaced_and_blades_that_missed_all_of_it_still_follow(
+    running: Rehearsal,
+) -> None:
+    """Both keys lay in one folder. blade02 has not pulled since before there was a second."""
+    signs = {each["key"]: each["signs"] for each in ask(running, "keys", "list")}
+    (first,) = (key for key in signs if not signs[key])
+    (second,) = (key for key in signs if signs[key])
+    assert trusted_by(running, "blade02") == [first]
+    for key in (second, first):
+        running.headnode("keys", "replace", key)
+    (third,) = (each["key"] for each in ask(running, "keys", "list"))
+    told = pull(running, "blade01,blade03")
+    assert [(each["result"], each["emerge_started"]) for each in told] == [("unchanged", False)] * 2
+    # It believes the headnode, and none of the packages that the thief could have signed.
+    assert "verification failed" in why(running, "blade02")
+    for blade in BLADES:
+        assert trusted_by(running, blade) == [third]
+    folder = current(running)
+    seal = folder / "deployment.json.asc"
+    with changed(folder / "deployment.json", seal):
+        says = json.loads((folder / "deployment.json").read_text())
+        (folder / "deployment.json").write_text(json.dumps({**says, "sequence": 999}))
+        seal.unlink()
+        home = running.lab.folder / "state/keys/signing"
+        thief = ("--local-user", f"{first}!", "--local-user", f"{second}!")
+        gpg(home, *thief, "--armor", f"--output={seal}", "--detach-sign", seal.with_suffix(""))
+        shutil.copytree(folder, folder.with_name("999"), symlinks=True)
+        error = why(running)
+    shutil.rmtree(folder.with_name("999"))
+    assert error.endswith("it is signed by a key that this blade does not know")
+
+
+def test_packages_that_a_stolen_key_signed_are_built_and_signed_again(running: Rehearsal) -> None:
+    for path in (binhost(running) / "pool").rglob("*.gpkg.tar"):
+        path.unlink()
+    for words in (("build", "--fresh"), ("publish",), ("promote", "--ring", "fleet")):
+        running.headnode(*words)
+    reports = pull(running, "blade[01-03]")
+    assert [(each["result"], each["error"]) for each in reports] == [("updated", "")] * 3
+    code, said = install(running, "sys-apps/bladeinfo")
+    assert code == 0, said

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
-from headnode.commands.context import Settings, json_option
+from headnode.commands.context import Settings, json_option, now
 from headnode.console import say, show_json, table
 from headnode.errors import ConfigError
+from schedules.moving import replace_key_once
+from schedules.site import Site
 
 
 @click.group()
@@ -61,7 +63,7 @@ def add(settings: Settings, key: str | None) -> None:
     """
     site = settings.site()
     if key is None:
-        added = site.keys.make(f"headnode {socket.gethostname()}")
+        added = site.keys.make(_own_name())
     elif Path(key).is_file():
         added = site.keys.take(Path(key).read_text(), key)
     else:
@@ -70,15 +72,33 @@ def add(settings: Settings, key: str | None) -> None:
     say(f"Blades trust {added} from their ring's next deployment on.{signs}")
 
 
+def _own_name() -> str:
+    return f"headnode {socket.gethostname()}"
+
+
 @keys.command()
 @click.argument("key")
+@click.option(
+    "--by-hand",
+    is_flag=True,
+    help="No ring need tell of it: every blade is given its files again.",
+)
 @click.pass_obj
-def use(settings: Settings, key: str) -> None:
+def use(settings: Settings, key: str, by_hand: bool) -> None:
     """Have KEY sign from now on; every ring must have a deployment that tells of it.
+
+    Where the keys that blades know are lost, none can tell of it: --by-hand.
 
     Example: headnode keys use 0123456789ABCDEF0123456789ABCDEF01234567
     """
     site = settings.site()
+    if not by_hand:
+        _require_told(site, key)
+    site.keys.use(key, by_hand=by_hand)
+    say(f"{key} signs from now on.")
+
+
+def _require_told(site: Site, key: str) -> None:
     for class_name, cls in site.cluster.classes.items():
         for ring in cls.rings:
             current = site.binhost(class_name).ring(ring).current()
@@ -86,10 +106,30 @@ def use(settings: Settings, key: str) -> None:
                 raise ConfigError(
                     f"The blades of the ring {ring} of {class_name} were not told of {key} yet.",
                     remedy="headnode serve renews the deployments within the hour; have the "
-                    "blades pull then.",
+                    "blades pull then. If no key that they know is left, give every blade its "
+                    "files again after this with --by-hand.",
                 )
-    site.keys.use(key)
-    say(f"{key} signs from now on.")
+
+
+@keys.command()
+@click.argument("key")
+@click.pass_obj
+def replace(settings: Settings, key: str) -> None:
+    """Have blades trust KEY no more, at once: it got into wrong hands. A new key signs.
+
+    Every ring gets a deployment that tells of the new one, signed by both.
+
+    Example: headnode keys replace 0123456789ABCDEF0123456789ABCDEF01234567
+    """
+    site = settings.site()
+    done = replace_key_once(site, key, name=_own_name(), now=now())
+    for each in done:
+        deployment = each.deployment
+        say(f"Ring {deployment.ring} of {deployment.class_name} tells its blades.")
+    say(
+        f"{site.keys.signer()} signs. Blades trust {key} no more when they have pulled, nor any "
+        "package that it signed."
+    )
 
 
 @keys.command()

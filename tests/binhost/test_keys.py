@@ -1,5 +1,6 @@
 """Which key signs and which are trusted: every step can be taken back, none locks blades out."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from binhost.keys import Keys, gpg
 from binhost.records import Generation
 from binhost.rings import Ring
-from binhost.signing import Signer, is_signed
+from binhost.signing import Signer, is_sealed, is_signed
+from config.trust import make_home
 from headnode.errors import ConfigError, PublishError
 
 STRANGE = "0123456789ABCDEF0123456789ABCDEF01234567"
@@ -42,6 +44,55 @@ def test_the_first_key_signs_and_the_second_waits(keys: Keys) -> None:
     keys.use(second)
     assert keys.sealers() == [second, first]
     assert keys.home.stat().st_mode & 0o777 == 0o700
+
+
+def test_keys_of_one_name_are_told_apart(keys: Keys) -> None:
+    first, second = keys.make("headnode h"), keys.make("headnode h")
+    assert set(keys.trusted()) == {first, second}
+    assert keys.sealers() == [first, second]
+    with pytest.raises(ConfigError) as error:
+        keys.trust("headnode h")
+    assert str(error.value) == (
+        "headnode h is 2 public keys. Give one: its fingerprint, or a file of gpg --armor --export."
+    )
+
+
+def test_a_dropped_key_still_tells_those_that_know_no_other(keys: Keys, tmp_path: Path) -> None:
+    first = keys.make("one")
+    blade = tmp_path / "blade"
+    make_home(keys.keyring(), blade)
+    second = keys.make("two")
+    keys.use(second)
+    keys.drop(first)
+    signer = Signer.of(keys)
+    assert (signer.sealers, signer.leaving, signer.trusted) == ((second,), (first,), (second,))
+    path = tmp_path / "deployment.json"
+    path.write_text("{}")
+    signer.seal(path)
+    assert is_sealed(path, blade)
+    assert is_sealed(path, signer.verify_home)
+    keys.trust(first)
+    assert (keys.leaving(), keys.sealers()) == ([], [second, first])
+
+
+def test_a_dropped_key_that_cannot_sign_any_more_holds_nothing_up(
+    keys: Keys, tmp_path: Path
+) -> None:
+    first, second = keys.make("one"), keys.make("two")
+    keys.use(second)
+    keys.drop(first)
+    gpg(keys.home, "--yes", "--quick-set-expire", first, "seconds=1")
+    time.sleep(2)
+    signer = Signer.of(keys)
+    path = tmp_path / "deployment.json"
+    path.write_text("{}")
+    signer.seal(path, told=(second,))
+    assert is_sealed(path, signer.verify_home)
+    # Blades that know the first alone would take nothing without it.
+    with pytest.raises(PublishError, match=r"^deployment\.json could not be signed: "):
+        signer.seal(path, told=(first,))
+    gpg(keys.home, "--yes", "--delete-secret-keys", first)
+    assert keys.leaving() == []
 
 
 def test_the_key_that_signs_cannot_be_dropped(keys: Keys) -> None:
@@ -213,14 +264,20 @@ def test_a_ring_whose_blades_were_never_told_of_a_key_gets_nothing_signed_by_it(
     assert deploy() == (first,)
     second = keys.make("two")
     keys.use(second)
+    gpg(keys.home, "--yes", "--delete-secret-keys", first)
     with pytest.raises(PublishError) as error:
         deploy()
     assert str(error.value) == (
         f"The key {second} is to sign, and the blades of the ring canary were never told to trust "
-        f"it; they trust {first}. Let one of those sign until every ring had a deployment with the "
-        "new key: headnode keys use."
+        f"it; they trust {first}. Have one of those tell them (its secret in {keys.home}, headnode "
+        f"keys add); or run headnode keys use {second} --by-hand, and give every blade its files "
+        "again."
     )
-    keys.use(first)
+    keys.use(second, by_hand=True)
     assert set(deploy()) == {first, second}
-    keys.use(second)
-    deploy()
+    keys.drop(first)
+    assert deploy() == (second,)
+    third = keys.make("three")
+    keys.use(third)  # not by hand: the second is there to tell of it
+    keys.drop(second)
+    assert deploy() == (third,)

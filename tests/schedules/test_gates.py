@@ -1,5 +1,8 @@
 """Every gate, open and shut, on a real lab blade. The tests tell one story, in their order."""
 
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,9 +10,13 @@ from typing import Any
 import pytest
 
 from binhost.gates import NO_WAIVERS, GateError, Move, Waivers
-from binhost.records import GateReport
+from binhost.keys import gpg
+from binhost.records import BuildResult, GateReport, read, save
+from config.model import Signing, State
 from headnode.errors import EnvironmentLacksError
 from schedules.gates import gates_of, verdict
+from schedules.moving import publish_once, renew_once
+from schedules.site import Site
 
 pytestmark = pytest.mark.lab
 
@@ -253,3 +260,52 @@ def test_nothing_of_a_lab_is_left_and_the_rings_are_real_only_where_they_should_
     # Candidates are numbered on, and all but the newest are dropped with the next trial.
     candidates = gate / "state/binhost/blade/rings/canary/deployments"
     assert len(list(candidates.iterdir())) <= 3
+
+
+@pytest.fixture
+def signed(world: Any, tmp_path: Path) -> Iterator[Site]:
+    """A site that signs, with the world's trees and, in staging, its packages."""
+    unsigned = world.site(publish={"gates": ["smoke"]}).cluster
+    state = State(path=tmp_path / "state", reserve_mib=0)
+    site = Site(cluster=unsigned.model_copy(update={"state": state, "signing": Signing()}))
+    mirror = (world.state / "mirror", site.state / "mirror")
+    shutil.copytree(*mirror, symlinks=True, copy_function=os.link)
+    for name in world.packages:
+        places = (world.binhost.pool.folder / name, world.binhost.staging / name)
+        target = site.binhost("blade").staging / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(next(path for path in places if path.is_file()), target)
+    yield site
+    site.keys.end_agent()
+
+
+def stage(site: Site, world: Any, *packages: str) -> None:
+    """Let the last build of a site be one of these packages of the world."""
+    world.stage(*packages)
+    made = read(world.binhost.build_folder / "result.json", BuildResult)
+    save(site.binhost("blade").build_folder / "result.json", made)
+
+
+def test_after_a_change_of_keys_the_lab_blade_pulls_what_the_new_one_signed(
+    world: Any, signed: Site
+) -> None:
+    def publish() -> list[str]:
+        notes = world.notes()
+        publish_once(signed, "blade", None, now=world.now, watch=notes)
+        return list(notes.lines)
+
+    first = signed.keys.make("headnode h")
+    stage(signed, world, "flagged-1")
+    publish()
+    second = signed.keys.make("headnode h")
+    (told,) = renew_once(signed, now=world.now).done  # no gate is asked: the lab's ring is not told
+    assert set(told.deployment.keys) == {first, second}
+    signed.keys.use(second)
+    gpg(signed.keys.home, "--yes", "--delete-secret-keys", first)  # it cannot help out
+    stage(signed, world, "flagged-1", "nodekeys-1.0")
+    said = publish()
+    assert said[1] == "A lab blade pulls generation 2"  # the blade was kept
+    (smoke,) = (line for line in said if line.startswith("smoke: "))
+    assert smoke.startswith(
+        "smoke: passed. A lab blade at generation 1 pulled it: 1 package came, "
+    )
