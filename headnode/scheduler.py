@@ -210,21 +210,21 @@ def due_now(site: Site, now: datetime) -> list[Start]:
     """
     with Ledger.of(site) as ledger:
         try:
-            known = _known(site, ledger)
+            known = _known(site, ledger, now)
         except LedgerError as error:
             aside = begin_anew(ledger, now) if error.damaged else None
             if aside is None:
                 raise
             log.error("a new ledger is begun, the damaged one is %s", aside)
-            known = _known(site, ledger)
+            known = _known(site, ledger, now)
     return plan(site.cluster.schedule, known, now)
 
 
-def _known(site: Site, ledger: Ledger) -> Known:
+def _known(site: Site, ledger: Ledger, now: datetime) -> Known:
     with ledger.store.reading() as connection:
         return Known(
             since={job: since for job, (_, since) in read_lines(site).items()},
-            last_due=runs.last_due(connection, headnode_name()),
+            last_due=runs.last_due(connection, headnode_name(), now),
             cut_off=runs.cut_off(connection, headnode_name()),
         )
 
