@@ -15,10 +15,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """The installed program, its configuration, and its access log, if any."""
+    """The installed program, its configuration, rsyncd's log, and the access log, if any."""
 
     path: Path
     config: Path
+    rsyncd_log: Path
     access_log: Path | None
 
 
@@ -93,9 +94,10 @@ reload() {{
 
 
 def logrotate(program: Program) -> str:
-    """A file of /etc/logrotate.d: the log, and the access log if there is one.
+    """A file of /etc/logrotate.d: the log, rsyncd's, and the access log if there is one.
 
     `headnode serve` goes on in a new access log at SIGUSR1. Its own log is the service manager's.
+    rsyncd opens its log for each client.
     """
     access = f"""
 {program.access_log} {{
@@ -119,12 +121,24 @@ def logrotate(program: Program) -> str:
 	notifempty
 	copytruncate
 }}
+
+{program.rsyncd_log} {{
+	weekly
+	rotate 8
+	compress
+	delaycompress
+	missingok
+	notifempty
+}}
 {access if program.access_log else ""}"""
 
 
 KINDS = {"systemd": systemd, "openrc": openrc, "logrotate": logrotate}
 PACKAGED = Program(
-    path=Path("/usr/bin/headnode"), config=Path("/etc/headnode/cluster.toml"), access_log=None
+    path=Path("/usr/bin/headnode"),
+    config=Path("/etc/headnode/cluster.toml"),
+    rsyncd_log=Path("/var/lib/headnode/rsyncd.log"),
+    access_log=None,
 )
 
 if __name__ == "__main__":

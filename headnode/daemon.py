@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from types import FrameType
 
 from binhost.server import open_listener
@@ -93,6 +93,7 @@ class Daemon:
         options = self._site.cluster.serve
         try:
             self._workers.start(worker_count(self._site))
+            self._write_rsyncd_conf(self._site)
             self._start_rsyncd()
             say(
                 f"Serving http://{options.host}:{options.http_port}/ "
@@ -119,21 +120,23 @@ class Daemon:
         try:
             site = read()
             refuse_fixed_changes(self._site, site)
+            self._write_rsyncd_conf(site)  # which rsyncd reads for every client anew
             self._workers.settings = worker_settings(site)
             self._workers.start(worker_count(site))
         except (HeadnodeError, OSError) as error:
             log.error("not reloaded, the old configuration stays: %s", error)
             self._workers.settings = worker_settings(self._site)
+            with suppress(OSError):  # a full disk: then the old one is still there
+                self._write_rsyncd_conf(self._site)
             return
         self._site = site
-        self._write_rsyncd_conf()  # which rsyncd reads for every client anew
         log.info("reloaded: %d HTTP workers have taken over", worker_count(site))
 
     def _watch_rsyncd(self) -> None:
         process = self._rsyncd
         if process is None or process.poll() is None:
             return
-        why = last_lines(self._log_path.read_text(errors="replace"), 3)
+        why = self._rsyncd_said()
         if time.monotonic() - self._rsyncd_started_s < SETTLE_S:
             port = self._site.cluster.serve.rsync_port
             raise HeadnodeError(
@@ -141,35 +144,36 @@ class Daemon:
                 remedy=f"Is port {port} taken? See [serve] rsync_port.",
             )
         log.warning("rsyncd ended (%s), starting it again: %s", process.returncode, why)
+        with suppress(OSError):  # a full disk
+            self._write_rsyncd_conf(self._site)
         self._start_rsyncd()
 
-    @property
-    def _log_path(self) -> Path:
-        return self._site.state / "rsyncd.log"
+    def _rsyncd_said(self) -> str:
+        """The end of its log; nothing since that was rotated, if no client came."""
+        try:
+            return last_lines(rsyncd.log_path(self._site.state).read_text(errors="replace"), 3)
+        except FileNotFoundError:
+            return ""
 
-    def _write_rsyncd_conf(self) -> Path:
-        site, options = self._site, self._site.cluster.serve
-        conf = site.state / "rsyncd.conf"
+    def _write_rsyncd_conf(self, site: Site) -> None:
+        options = site.cluster.serve
         text = rsyncd.render(
             rsyncd.modules(site.state, site.cluster),
             listen=options.listen,
             port=options.rsync_port,
             max_connections=options.rsync_connections,
-            log_file=self._log_path,
+            log_file=rsyncd.log_path(site.state),
             pid_file=site.state / "rsyncd.pid",
             lock_file=site.state / "rsyncd.lock",
             chroot=os.geteuid() == 0,
         )
-        write_atomic(conf, text)
-        return conf
+        write_atomic(site.state / "rsyncd.conf", text)
 
     def _start_rsyncd(self) -> None:
-        conf = self._write_rsyncd_conf()
         (self._site.state / "rsyncd.pid").unlink(missing_ok=True)
-        self._log_path.touch()
         self._rsyncd_started_s = time.monotonic()
         self._rsyncd = subprocess.Popen(
-            rsyncd.argv(conf),
+            rsyncd.argv(self._site.state / "rsyncd.conf"),
             stdin=subprocess.DEVNULL,
             env=environment(),
             text=True,

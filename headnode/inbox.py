@@ -46,7 +46,7 @@ def _write(ledger: Ledger, spool: Spool, paths: list[Path], rings: Mapping[str, 
     read = {path: spool.read(path) for path in paths}
     known = {path: pulled_of(letter, rings) for path, letter in read.items() if letter}
     good = {path: pulled for path, pulled in known.items() if pulled}
-    new = ledger.pulled_all(good.values())
+    new = ledger.pulled_all(good.values(), datetime.now(UTC))
     spool.forget(list(good))
     for path in paths:
         if path not in good:

@@ -68,6 +68,14 @@ def modules(state: Path, cluster: Cluster) -> list[Module]:
     return found
 
 
+def log_path(state: Path) -> Path:
+    """Where the server logs, a few lines a client: it opens the file anew for each one.
+
+    So it needs no signal when the file is rotated; who is being served goes on in the old one.
+    """
+    return state / "rsyncd.log"
+
+
 def render(
     modules: Iterable[Module],
     *,

@@ -168,6 +168,11 @@ def staleness(status: Status, repo: Repo, stale_h: float, now: datetime) -> str:
     limit = timedelta(hours=stale_h)
     if status.last_good is None:
         return f"{status.repo} was never synced" + (f": {status.failed}" if status.failed else "")
+    if status.last_good > now:
+        return (
+            f"{status.repo} was last synced at {status.last_good:%Y-%m-%d %H:%M} UTC, which is "
+            "still to come: the clock was set back since"
+        )
     if now - status.last_good > limit:
         why = f": {status.failed}" if status.failed else ""
         return f"{status.repo} was last synced {_ago(now - status.last_good)}{why}"

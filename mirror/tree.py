@@ -103,13 +103,15 @@ def due(before: Status, repo: Repo, now: datetime) -> bool:
 
     Gentoo's servers greet with the rule of one sync a day and shut out who does not keep it for a
     while; its etiquette says one or two. Only good syncs count, so that one that failed can be put
-    right; a sync of one's own folder asks nobody.
+    right; a sync of one's own folder asks nobody. One that is still to come was noted by a
+    clock that has been set back since, and counts for nothing.
 
     Source: the greeting of rsync.gentoo.org; Gentoo Forums, "Rsync etiquette" (topic 120831).
     """
     if repo.path is not None or before.last_good is None:
         return True
-    return now - before.last_good >= timedelta(hours=repo.min_interval_h)
+    since = now - before.last_good
+    return not timedelta(0) <= since < timedelta(hours=repo.min_interval_h)
 
 
 def prune_repo(state: Path, name: str, in_use: Collection[str], keep: int) -> list[str]:

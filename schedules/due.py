@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from config.cron import due_after, latest_due, parse, zone_of
 from config.model import Schedule
+from schedules.ledger.models import AHEAD
 from schedules.ledger.runs import Run, State, is_too_old
 
 ON_TIME = timedelta(minutes=5)
@@ -27,7 +28,7 @@ class Known:
     """What has run: for which time each job did last, and which runs were cut off.
 
     `since`: since when each job has had the line that it has; what that line would have meant
-    before is not made up for.
+    before is not made up for. What is still to come (`AHEAD`) says nothing.
     """
 
     since: Mapping[str, datetime]
@@ -49,8 +50,8 @@ def plan(options: Schedule, known: Known, now: datetime) -> list[Start]:
     zone, begun = zone_of(options.time_zone), {each.job for each in resumed}
     due = []
     for job, line in options.jobs.items():
-        base = max(known.since.get(job, now), known.last_due.get(job, now - timedelta(days=36500)))
-        after = max(base, now - max(catch_up, ON_TIME))
+        bases = [known.since.get(job, now), known.last_due.get(job), now - max(catch_up, ON_TIME)]
+        after = max(each for each in bases if each is not None and each <= now + AHEAD)
         moment = latest_due(parse(line), zone, after, now) if job not in begun else None
         if moment is not None:
             due.append(Start(job=job, due=moment))
@@ -77,10 +78,14 @@ def next_due(options: Schedule, job: str, now: datetime) -> datetime | None:
 def lines_since(
     options: Schedule, before: Mapping[str, tuple[str, datetime]], now: datetime
 ) -> dict[str, tuple[str, datetime]]:
-    """Since when each job has its line (with its time zone), from what was known `before`. Pure."""
+    """Since when each job has its line (with its time zone), from what was known `before`. Pure.
+
+    What was noted by a clock that was ahead is noted anew.
+    """
     found = {}
     for job, line in options.jobs.items():
         text = f"{line} {options.time_zone}"
         known = before.get(job)
-        found[job] = known if known and known[0] == text else (text, now.astimezone(UTC))
+        is_same = known is not None and known[0] == text and known[1] <= now + AHEAD
+        found[job] = known if known and is_same else (text, now.astimezone(UTC))
     return found

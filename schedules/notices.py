@@ -1,8 +1,14 @@
 """What an administrator is told: one message a night, and only if something is wrong.
 
 All troubles of a night are one message: the run that failed, trees that are stale, blades that have
-been silent. The same troubles are told again after `again_h`, not with every run. A message goes to
-all that [notices] names; one of them that fails does not keep it from the others.
+been silent. The same troubles are told again after `again_h`, not with every run. A run that could
+not begin has no night to look at, and often no ledger: that is a message of its own. A message goes
+to all that [notices] names; one of them that fails does not keep it from the others.
+
+::
+
+    <state>/notices.json      which troubles were told last, and when
+    <state>/not-begun.json    likewise, of runs that could not begin
 """
 
 from __future__ import annotations
@@ -36,6 +42,7 @@ from schedules.site import Site
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
+NIGHT = timedelta(hours=20)  # what cannot begin is tried every minute, and told once a night
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +81,30 @@ class Notice:
 def tell(site: Site, ledger: Ledger, run: Run, *, now: datetime) -> list[str]:
     """Tell what is wrong after a run, if anything is; why some could not be told."""
     troubles = troubles_of(site, ledger, run, now)
-    name = socket.gethostname()
-    path = site.state / "notices.json"
     again = timedelta(hours=site.cluster.notices.again_h)
-    if not troubles or not is_news(path, troubles, now, again):
+    return _tell(site, "notices.json", troubles, digest(troubles), now, again) if troubles else []
+
+
+def tell_not_begun(site: Site, job: str, why: str, *, now: datetime) -> list[str]:
+    """Tell that a run could not begin, once a `NIGHT` for all of them; why some could not be told.
+
+    Raises:
+        OSError: it was told, and that cannot be noted.
+    """
+    trouble = f"{job} could not begin: {why}"
+    return _tell(site, "not-begun.json", [trouble], "not begun", now, NIGHT)
+
+
+def _tell(
+    site: Site, noted: str, troubles: list[str], key: str, now: datetime, again: timedelta
+) -> list[str]:
+    options, path = site.cluster.notices, site.state / noted
+    if not is_news(path, key, now, again):
         return []
-    notice = Notice(headnode=name, at=now, troubles=tuple(troubles))
-    errors = send(site.cluster.notices, notice)
-    if not errors or len(errors) < len(ways(site.cluster.notices)):
-        write_atomic(path, json.dumps({"digest": digest(troubles), "at": now.isoformat()}) + "\n")
+    notice = Notice(headnode=socket.gethostname(), at=now, troubles=tuple(troubles))
+    errors = send(options, notice)
+    if not errors or len(errors) < len(ways(options)):
+        write_atomic(path, json.dumps({"digest": key, "at": now.isoformat()}) + "\n")
     return errors
 
 
@@ -121,13 +143,16 @@ def silent(
     return [f"{many} been silent for more than {days:g} days: {blades}"]
 
 
-def is_news(path: Path, troubles: list[str], now: datetime, again: timedelta) -> bool:
-    """Whether other troubles were told last, or these long enough ago."""
+def is_news(path: Path, key: str, now: datetime, again: timedelta) -> bool:
+    """Whether other troubles were told last, or these long enough ago.
+
+    A time that is still to come is of a clock that was set back since.
+    """
     try:
         last = json.loads(path.read_text())
-        is_same = last["digest"] == digest(troubles)
-        return not is_same or now - datetime.fromisoformat(last["at"]) >= again
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        since = now - datetime.fromisoformat(last["at"])
+        return last["digest"] != key or not timedelta(0) <= since < again
+    except (OSError, ValueError, KeyError, TypeError):
         return True
 
 

@@ -79,7 +79,9 @@ def begin(work: Work, job: str, tasks: Sequence[Task], *, why: str, due: datetim
     Raises:
         LedgerError: it cannot be written down that it begins; nothing was done.
     """
-    wanted = Claim(job=job, why=why, due=due, headnode=headnode_name(), holder=_holder())
+    wanted = Claim(
+        job=job, why=why, due=due, headnode=headnode_name(), holder=holder_name(os.getpid())
+    )
     with work.ledger.store.writing() as connection:
         number = runs.claim(connection, wanted, work.clock())
     return _Runner(work, number).run(tasks)
@@ -92,12 +94,13 @@ def resume(work: Work, run: Run, tasks: Sequence[Task]) -> Run:
         LedgerError: it cannot be written down; nothing was done.
     """
     with work.ledger.store.writing() as connection:
-        runs.take_over(connection, run.id, _holder(), work.clock())
+        runs.take_over(connection, run.id, holder_name(os.getpid()), work.clock())
     return _Runner(work, run.id).run(tasks)
 
 
-def _holder() -> str:
-    return f"{headnode_name()}, process {os.getpid()}"
+def holder_name(process: int) -> str:
+    """Under which name a process of this machine holds its run."""
+    return f"{headnode_name()}, process {process}"
 
 
 class _Runner:

@@ -137,7 +137,7 @@ def _look(work: Work, moment: datetime) -> tuple[list[Run], dict[str, datetime]]
         for each in old:
             error = "cut off, and too long ago to be gone on with"
             runs.end(connection, each.id, State.ABANDONED, error, moment)
-        last = runs.last_due(connection, headnode_name())
+        last = runs.last_due(connection, headnode_name(), moment)
     return [each for each in found if each not in old], last
 
 

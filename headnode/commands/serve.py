@@ -15,6 +15,7 @@ from headnode import daemon
 from headnode.commands.context import Settings
 from headnode.console import say
 from headnode.scheduler import Scheduler
+from mirror import rsyncd
 from schedules.site import Site
 
 
@@ -60,6 +61,7 @@ def program(settings: Settings) -> service.Program:
     return service.Program(
         path=Path(sys.prefix) / "bin/headnode",
         config=settings.path.absolute(),
+        rsyncd_log=rsyncd.log_path(site.state.absolute()),
         access_log=site.cluster.serve.access_log,
     )
 

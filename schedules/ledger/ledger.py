@@ -51,16 +51,16 @@ class Ledger:
         Raises:
             LedgerError: it cannot be written.
         """
-        self.pulled_all([Pulled(report=report, at=at)])
+        self.pulled_all([Pulled(report=report, at=at)], at)
 
-    def pulled_all(self, reports: Iterable[Pulled]) -> int:
+    def pulled_all(self, reports: Iterable[Pulled], now: datetime) -> int:
         """Write down pulls in one transaction; how many of them were not there yet.
 
         Raises:
             LedgerError: they cannot be written; none of them is.
         """
         with self.store.writing() as connection:
-            return pulls.write_pulls(connection, reports)
+            return pulls.write_pulls(connection, reports, now)
 
     def booted(self, blade: str, kernel: str, due: str, error: str, at: datetime) -> None:
         """Write down how a restart went (`pulls.write_booted`).

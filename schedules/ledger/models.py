@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
     JSON,
@@ -24,6 +24,8 @@ from sqlalchemy import (
 )
 
 SCHEMA = 1
+# What was written for a time further ahead than this, was by a clock that was set back since.
+AHEAD = timedelta(minutes=5)
 
 
 class Utc(TypeDecorator[datetime]):

@@ -1,7 +1,9 @@
 """What the ledger knows of blades and their pulls: written from reports, asked by name.
 
 A blade's row follows its newest report. A report that comes late (it lay in a file while the ledger
-was locked) is kept, and changes nothing that is newer.
+was locked) is kept, and changes nothing that is newer. A row from the future (`AHEAD`) was written
+under a clock that was set back since: the next report replaces it, and when it came is the latest
+that can be said of the row's other times.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, delete, func, select, update
+from sqlalchemy import Connection, RowMapping, Table, case, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from schedules.ledger.models import blades, reports
+from schedules.ledger.models import AHEAD, blades, reports
 from schedules.rollout import BladeReport, Result
 
 LOG_CHARACTERS = 64 << 10  # the end of a log says what went wrong
 ERROR_CHARACTERS = 4 << 10
 NAME_CHARACTERS = 200
+TIMES = ("first_tried", "contact", "success", "error_at")  # of a row, besides `tried`
 NO_CONTACT = frozenset({Result.UNREACHED, Result.TIMED_OUT})
 
 
@@ -97,12 +100,12 @@ def is_pending(kernel: str, due: str) -> bool:
     return due not in ("", kernel)
 
 
-def write_pulls(connection: Connection, pulled: Iterable[Pulled]) -> int:
+def write_pulls(connection: Connection, pulled: Iterable[Pulled], now: datetime) -> int:
     """Write reports in the order in which they came; how many were new."""
     new = 0
     for each in pulled:
         if _write_report(connection, each):
-            _write_blade(connection, each)
+            _write_blade(connection, each, now + AHEAD)
             new += 1
     return new
 
@@ -143,15 +146,21 @@ def _clean(text: str, most: int) -> str:
     return text[-most:].replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def _write_blade(connection: Connection, pulled: Pulled) -> None:
-    """Bring a blade's row up to date, unless something newer stands in it."""
+def _write_blade(connection: Connection, pulled: Pulled, latest: datetime) -> None:
+    """Bring a blade's row up to date, unless something newer, of `latest` at most, stands in it."""
     news = _news(pulled)
     first = {"name": pulled.report.blade, "first_tried": pulled.at}
     statement = _insert(connection, blades).values(first | news)
+    said, known = statement.excluded, blades.c
+    kept = {
+        name: case((known[name] > latest, said.tried), else_=known[name])
+        for name in TIMES
+        if name not in news
+    }
     statement = statement.on_conflict_do_update(
         index_elements=["name"],
-        set_={name: statement.excluded[name] for name in news},
-        where=blades.c.tried <= statement.excluded.tried,
+        set_=kept | {name: said[name] for name in news},
+        where=or_(known.tried <= said.tried, known.tried > latest),
     )
     connection.execute(statement)
 

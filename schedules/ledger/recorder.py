@@ -63,7 +63,7 @@ class Recorder:
     def _write(self, batch: list[Pulled]) -> None:
         try:
             if batch:
-                self._ledger.pulled_all(batch)
+                self._ledger.pulled_all(batch, batch[-1].at)
         except LedgerError as error:
             self.lost += len(batch)
             if self.error is None:

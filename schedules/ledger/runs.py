@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, RowMapping, and_, delete, func, insert, select, update
 
-from schedules.ledger.models import runs, steps
+from schedules.ledger.models import AHEAD, runs, steps
 
 
 class State(StrEnum):
@@ -191,10 +191,14 @@ def cut_off(connection: Connection, headnode: str) -> list[Run]:
     return [_run(connection, row) for row in rows]
 
 
-def last_due(connection: Connection, headnode: str) -> dict[str, datetime]:
-    """For which time of its schedule each job ran last, by job."""
+def last_due(connection: Connection, headnode: str, now: datetime) -> dict[str, datetime]:
+    """For which time of its schedule each job ran last, by job.
+
+    What ran for a time that is still to come (`AHEAD`) keeps no night from running before that.
+    """
     query = select(runs.c.job, func.max(runs.c.due).label("due"))
-    query = query.where(runs.c.headnode == headnode, runs.c.due.is_not(None)).group_by(runs.c.job)
+    query = query.where(runs.c.headnode == headnode, runs.c.due <= now + AHEAD)
+    query = query.group_by(runs.c.job)
     return {row.job: row.due for row in connection.execute(query)}
 
 

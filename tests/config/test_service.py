@@ -24,6 +24,7 @@ def program() -> Program:
     return Program(
         path=Path("/bin/true"),
         config=Path("/etc/headnode/cluster.toml"),
+        rsyncd_log=Path("/var/lib/headnode/rsyncd.log"),
         access_log=Path("/var/log/headnode-access.log"),
     )
 
@@ -65,7 +66,7 @@ def test_logrotate_reads_its_file(program: Program, tmp_path: Path) -> None:
     argv = ["logrotate", "--debug", "--state", tmp_path / "status", file]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert (done.returncode, "error:" in done.stderr) == (0, False)
-    assert "Handling 2 logs" in done.stderr
+    assert "Handling 3 logs" in done.stderr
 
 
 def test_serve_prints_the_unit_of_this_installation(

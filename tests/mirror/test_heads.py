@@ -116,6 +116,7 @@ def test_upstreams_are_asked_again_after_the_interval_and_one_s_own_folder_alway
     assert due(good, rsync, NOON + timedelta(hours=20))
     assert due(good, rsync.model_copy(update={"min_interval_h": 0.0}), NOON)
     assert due(Status(repo="lab"), rsync, NOON)
+    assert due(good, rsync, NOON - timedelta(seconds=1))  # a clock that was ahead once
     assert due(good, Repo.model_validate({"path": "/srv/own"}), NOON)
 
 
@@ -125,6 +126,12 @@ def test_upstreams_are_asked_again_after_the_interval_and_one_s_own_folder_alway
         (Status(repo="lab"), 0, "lab was never synced"),
         (Status(repo="lab", failed="no"), 0, "lab was never synced: no"),
         (Status(repo="lab", last_good=NOON), 48, ""),
+        (
+            Status(repo="lab", last_good=NOON + timedelta(days=365)),
+            0,
+            "lab was last synced at 2027-11-22 12:00 UTC, which is still to "
+            "come: the clock was set back since",
+        ),
         (Status(repo="lab", last_good=NOON), 49, "lab was last synced 49 hours ago"),
         (
             Status(repo="lab", last_good=NOON, failed="No upstream of lab could be synced."),

@@ -44,7 +44,7 @@ def test_a_new_schedule_makes_up_for_nothing_before_it() -> None:
     """The nightly has run; then its line is changed to an hour that is over."""
     line = Schedule(jobs={"nightly": "0 9 * * *"})
     before = lines_since(NIGHTLY, {}, START)
-    changed = lines_since(line, before, at(9, 10))
+    changed = lines_since(line, before, at(9, 10, 0))
     since = {job: moment for job, (_, moment) in changed.items()}
     assert plan(line, Known(since=since, last_due={"nightly": at(9)}), at(9, 10, 1)) == []
     assert plan(line, Known(since=since, last_due={"nightly": at(9)}), at(10, 9, 0)) == [
@@ -53,6 +53,19 @@ def test_a_new_schedule_makes_up_for_nothing_before_it() -> None:
     assert lines_since(line, changed, at(20)) == changed
     other_zone = line.model_copy(update={"time_zone": "Europe/Berlin"})
     assert lines_since(other_zone, changed, at(20))["nightly"][1] == at(20)
+
+
+def test_what_was_noted_by_a_clock_that_was_ahead_stops_no_night() -> None:
+    year, since = timedelta(days=365), {"nightly": ("15 1 * * * UTC", START)}
+    ahead = Known(since={"nightly": START + year}, last_due={"nightly": at(2) + year})
+    assert plan(NIGHTLY, ahead, at(9, 3)) == [Start(job="nightly", due=at(9))]
+    assert lines_since(NIGHTLY, since, START - year) == {
+        "nightly": ("15 1 * * * UTC", START - year)
+    }
+    # A step of a few seconds, as of a night's first look at an NTP server, is none.
+    second = timedelta(seconds=1)
+    assert lines_since(NIGHTLY, since, START - second) == since
+    assert plan(NIGHTLY, known(nightly=at(9)), at(9) - second) == []
 
 
 def test_the_longest_due_runs_first() -> None:

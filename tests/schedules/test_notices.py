@@ -190,6 +190,14 @@ def test_the_same_troubles_are_told_once_a_night_and_others_at_once(site: Site) 
     ]
 
 
+def test_troubles_that_were_told_by_a_clock_that_was_ahead_are_told_again(site: Site) -> None:
+    broken = ended(Ended.FAILED, "build: a/b did not build.")
+    with Ledger.of(site) as ledger:
+        for hours in (9000, 0, 1):
+            tell(site, ledger, broken, now=NIGHT + timedelta(hours=hours))
+    assert len(told(site)) == 2
+
+
 def test_a_message_that_nobody_got_is_told_again(site: Site) -> None:
     broken = ended(Ended.FAILED, "build: x")
     options = site.cluster.notices

@@ -122,20 +122,37 @@ def test_a_blade_that_did_not_answer_was_tried_and_not_heard(
 
 def test_a_late_report_is_kept_and_changes_nothing_newer(ledger: Ledger) -> None:
     ledger.pulled(UPDATED, at(2))
-    ledger.pulled_all([Pulled(report=FAILED, at=at(1), number=3)])
+    ledger.pulled_all([Pulled(report=FAILED, at=at(1), number=3)], at(2))
     assert state(ledger).result == "updated"
     assert [each.at for each in ledger.reports("blade01")] == [at(2), at(1)]
 
 
+def test_a_report_replaces_what_was_written_while_the_clock_was_ahead(ledger: Ledger) -> None:
+    ledger.pulled(FAILED, at(9000))
+    ledger.pulled(UPDATED, at(9000))
+    silent = BladeReport(blade="blade01", ring="canary", result=Result.UNREACHED)
+    late = Pulled(report=silent, at=at(1), number=3)
+    assert ledger.pulled_all([late], at(2)) == 1
+    known = state(ledger)
+    assert (known.result, known.tried, known.generation) == ("unreached", at(1), 7)
+    # It was before now, and nobody knows by how much.
+    assert [known.first_tried, known.contact, known.success, known.error_at] == [at(1)] * 4
+    ledger.pulled(FAILED, at(2))
+    assert (state(ledger).result, state(ledger).contact, state(ledger).success) == (
+        *("failed", at(2)),
+        at(1),
+    )
+
+
 def test_a_number_counts_once_and_pushed_pulls_have_none(ledger: Ledger) -> None:
     first = Pulled(report=UPDATED, at=at(1), number=1)
-    assert ledger.pulled_all([first, first]) == 1
+    assert ledger.pulled_all([first, first], at(1)) == 1
     again = Pulled(report=FAILED, at=at(2), number=1)
-    assert ledger.pulled_all([again]) == 0
+    assert ledger.pulled_all([again], at(2)) == 0
     assert state(ledger).result == "updated"
     other = Pulled(report=dataclasses.replace(UPDATED, blade="blade02"), at=at(2), number=1)
-    assert ledger.pulled_all([other, Pulled(report=UPDATED, at=at(3))]) == 2
-    assert ledger.pulled_all([Pulled(report=UPDATED, at=at(3))]) == 1
+    assert ledger.pulled_all([other, Pulled(report=UPDATED, at=at(3))], at(3)) == 2
+    assert ledger.pulled_all([Pulled(report=UPDATED, at=at(3))], at(3)) == 1
     assert ledger.count_reports() == 4
 
 

@@ -52,10 +52,23 @@ def test_what_nobody_ended_was_cut_off_also_when_it_was_asked_to_stop(ledger: Le
 def test_headnodes_that_share_a_ledger_do_not_touch_each_other_s_runs(ledger: Ledger) -> None:
     mine, other = claim(ledger, "nightly", 0), claim(ledger, "nightly", 5, "there")
     with ledger.store.reading() as connection:
-        assert runs.last_due(connection, "here") == {"nightly": at(0)}
-        assert runs.last_due(connection, "there") == {"nightly": at(5)}
+        assert runs.last_due(connection, "here", at(9)) == {"nightly": at(0)}
+        assert runs.last_due(connection, "there", at(9)) == {"nightly": at(5)}
         assert [run.id for run in runs.cut_off(connection, "here")] == [mine]
         assert [run.id for run in runs.read_runs(connection, "there")] == [other]
+
+
+def test_a_run_of_a_time_that_is_still_to_come_hides_none_that_was(ledger: Ledger) -> None:
+    """One night with the clock a year ahead."""
+    claim(ledger, "nightly", 0)
+    claim(ledger, "nightly", 9000)
+    claim(ledger, "gc", 9000)
+    with ledger.store.reading() as connection:
+        assert runs.last_due(connection, "here", at(1)) == {"nightly": at(0)}
+        assert runs.last_due(connection, "here", at(9000)) == {
+            "nightly": at(9000),
+            "gc": at(9000),
+        }
 
 
 def test_a_heartbeat_moves_nothing_else(ledger: Ledger) -> None:

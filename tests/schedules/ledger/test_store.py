@@ -95,7 +95,7 @@ def test_a_file_of_junk_is_said_to_be_damaged_and_left_alone(tmp_path: Path, jun
 
 def test_a_ledger_whose_pages_were_overwritten_is_damaged(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
-        ledger.pulled_all(Pulled(report=report(f"b{n}"), at=NOW) for n in range(500))
+        ledger.pulled_all((Pulled(report=report(f"b{n}"), at=NOW) for n in range(500)), NOW)
     path = tmp_path / "headnode.sqlite"
     content = bytearray(path.read_bytes())
     content[8192:] = b"\xa5" * (len(content) - 8192)
@@ -125,7 +125,7 @@ def test_an_interrupted_transaction_leaves_nothing(tmp_path: Path) -> None:
 
     with opened(tmp_path) as ledger:
         with pytest.raises(KeyboardInterrupt):
-            ledger.pulled_all(interrupted())
+            ledger.pulled_all(interrupted(), NOW)
         assert ledger.blades() == {}
 
 
