@@ -20,7 +20,7 @@ class Result(StrEnum):
 
     UPDATED = "updated"
     UNCHANGED = "unchanged"
-    DEFERRED = "deferred"  # it was busy, drained or full; nothing was changed
+    DEFERRED = "deferred"  # it was busy, pulling, drained or full; nothing was changed
     FAILED = "failed"
     UNREACHED = "unreached"  # it does not answer, or says that it cannot reach the headnode
     TIMED_OUT = "timed out"
