@@ -50,7 +50,7 @@ def roll_out_once(
     """Carry out a rollout; how it went, and each blade's last report, in the order of the plan.
 
     One that was killed is gone on with, if it was over the same blades. `wait` waits for one that
-    runs. `on_report` is told of each pull.
+    runs. `on_report` is told of each pull, and again of a blade that was not well after it.
 
     Raises:
         BusyError: another rollout runs, and `wait` is not set.

@@ -201,10 +201,11 @@ class Staged:
         looked_at = changed if self.known is None else [each for each in pulled if each.good]
         wrong = unwell(self.site, looked_at)
         for report in pulled:
-            why = wrong.get(report.blade)
-            self.reports[report.blade] = (
-                replace(report, result=Result.UNWELL, error=why) if why else report
-            )
+            self.reports[report.blade] = report
+            if why := wrong.get(report.blade):
+                found = replace(report, result=Result.UNWELL, error=why)
+                self.reports[report.blade] = found
+                self.hands.on_report(found)  # it was told of as a good one when it had pulled
         self._note()
 
     def _of(self, stage: Stage, results: frozenset[Result]) -> list[Blade]:

@@ -224,6 +224,28 @@ def test_a_canary_that_is_unwell_stops_it_and_goes_back_and_the_fleet_is_untouch
     assert done.blades["blade01"].error == "munge is dead"
 
 
+def test_the_ledger_hears_of_a_blade_that_is_unwell_and_why(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    halting = fleet.with_(on_stop="halt")
+    with Ledger.of(fleet.site) as ledger:
+        _, reports = roll_out_once(
+            halting.site,
+            None,
+            watch=Notes([]),
+            on_report=lambda each: ledger.pulled(each, datetime.now(UTC)),
+        )
+        (state,) = ledger.blades().values()
+        assert (state.result, state.generation, state.error) == ("unwell", 2, "munge is dead")
+        assert '"result": "updated"' in state.error_log
+        assert state.success is not None
+        assert state.success < state.tried
+        found = [(each.result, each.error) for each in ledger.reports("blade01")]
+        assert found == [("unwell", "munge is dead"), ("updated", "")]
+        # Whoever counts takes these, each blade once; the ledger's updates are one, too.
+        assert [str(each.result) for each in reports] == ["unwell", *["not tried"] * 7]
+        assert list(ledger.update_seconds()) == ["blade01"]
+
+
 def test_a_ring_goes_back_to_what_its_blades_had_and_not_to_what_failed_before(
     fleet: Fleet,
 ) -> None:
