@@ -56,11 +56,13 @@ def roll_out_once(
         BusyError: another rollout runs, and `wait` is not set.
         ConfigError: `nodes` names no blades.
     """
-    plan = plan_once(site, nodes, clock=clock)
+    select(site.cluster, nodes)  # what names no blades waits for nobody
     path = site.state / progress.LOCK
     while True:
         try:
             with locked(path, progress.ROLLOUT):
+                # Not before: who is waited for may have blades drained just now.
+                plan = plan_once(site, nodes, clock=clock)
                 return _run(site, plan, nodes, watch, clock, on_report)
         except BusyError as error:
             if not wait or error.path != path:

@@ -18,6 +18,7 @@ from headnode.errors import HeadnodeError
 from headnode.wording import counted
 from schedules.cut_off import why_cut_off
 from schedules.progress import BladeState, Phase, Progress, store
+from schedules.ring_moves import lacks
 from schedules.rollout import BladeReport, Result, rollout_once
 from schedules.site import Site
 from schedules.waves import Plan, Stage
@@ -134,10 +135,27 @@ class Staged:
                 many = counted(len(failed), "blade")
                 why = f"{many} of {stage.ring} failed, and {stage.max_failed} may"
                 return self._stop(stage, f"{why}: {fold(failed)}", back=True)
-        if stage.blades and not any(self.reports[each.name].good for each in stage.blades):
+        if not any(self.reports[each.name].good for each in stage.blades):
+            return self._nobody(stage)
+        return ""
+
+    def _nobody(self, stage: Stage) -> str:
+        """No blade of a ring is good: stop, unless it is all drained, and would hand nothing on."""
+        if stage.blades:
             lost = why_cut_off(self.reports[each.name] for each in stage.blades)
             return self._stop(stage, lost or f"no blade of {stage.ring} could be tried")
+        if any(lacks(self.site, each, stage) for each in self._later(stage)[:1]):
+            return self._stop(
+                stage, f"every blade of {stage.ring} is drained, so it hands nothing on untried"
+            )
         return ""
+
+    def _later(self, stage: Stage) -> Sequence[Stage]:
+        """The stages that a ring's generation goes on to, in their order."""
+        if not self.plan.promotes:
+            return ()
+        place = self.plan.stages.index(stage) + 1
+        return [each for each in self.plan.stages[place:] if each.class_name == stage.class_name]
 
     def _promote(self, before: Stage, stage: Stage) -> None:
         host = self.site.binhost(stage.class_name)

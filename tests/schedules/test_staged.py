@@ -1,5 +1,6 @@
 """Rollouts over a way in that is each blade; rings, generations and deployments are real."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -446,6 +447,50 @@ def test_drained_blades_are_left_out(fleet: Fleet) -> None:
     }
     assert drained.undrain(folder, ["blade02", "blade03"]) == ["blade02"]
     assert drained.drained(folder, datetime.now(UTC)) == {"blade07": "memory test"}
+
+
+def test_a_ring_that_is_all_drained_hands_nothing_on(fleet: Fleet) -> None:
+    folder = fleet.site.binhost("blade").folder
+    drained.drain(folder, ["blade01", "blade02"], "memory test", datetime.now(UTC))
+    done, results, said = fleet.run()
+    why = "every blade of canary is drained, so it hands nothing on untried"
+    assert (done.phase, done.why, said) == (Phase.STOPPED, why, [f"STOPPED: {why}"])
+    assert list(results.values()) == [*["drained"] * 2, *["not tried"] * 6]
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+    assert fleet.calls == []
+
+
+def test_a_ring_that_is_all_drained_stops_nothing_where_nothing_would_be_handed_on(
+    fleet: Fleet,
+) -> None:
+    fleet.run()
+    folder, notes = fleet.site.binhost("blade").folder, Notes([])
+    drained.drain(folder, ["blade01", "blade02"], "memory test", datetime.now(UTC))
+    done, results, _ = fleet.run()
+    assert (done.phase, results["blade03"]) == (Phase.DONE, "unchanged")
+    promote_once(fleet.site, "blade", "canary", 3, now=datetime.now(UTC), watch=notes)
+    done, _, _ = fleet.with_(promote=False).run()
+    assert done.phase is Phase.DONE
+    done, results, _ = fleet.run("blade[01,03]")
+    assert (done.phase, results) == (Phase.DONE, {"blade01": "drained", "blade03": "unchanged"})
+
+
+def test_a_rollout_that_waited_takes_blades_that_were_drained_only_meanwhile(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, reboot = fleet.site.binhost("blade").folder, "headnode rollout reboot"
+    canaries = ["blade01", "blade02"]
+    drained.claim(folder, canaries, reboot, datetime.now(UTC))
+    restarting = contextlib.ExitStack()
+    restarting.enter_context(locked(fleet.site.state / progress.LOCK, progress.REBOOT))
+
+    def end(seconds: float) -> None:
+        drained.release(folder, canaries, reboot)
+        restarting.close()
+
+    monkeypatch.setattr("schedules.rollouts.time.sleep", end)
+    _, reports = roll_out_once(fleet.site, None, watch=Notes([]), wait=True)
+    assert {each.blade: str(each.result) for each in reports} == dict.fromkeys(EVERY, "updated")
 
 
 def test_a_blade_whose_drain_is_over_takes_part_again(fleet: Fleet) -> None:
