@@ -6,20 +6,19 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from binhost.rings import Ring
 from blades import drained
 from blades.inventory import select
 from headnode.errors import BusyError
 from headnode.files import locked
 from schedules import progress
-from schedules.moving import Asked, promote_once, rollback_once
 from schedules.observer import Observer
 from schedules.progress import Phase, Progress
+from schedules.ring_moves import RingMoves
 from schedules.rollout import BladeReport
 from schedules.runner import utc_now
 from schedules.site import Site
 from schedules.staged import Hands, Staged
-from schedules.waves import Plan, Stage, plan_rollout
+from schedules.waves import Plan, plan_rollout
 
 WAIT_S = 1.0
 UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED})
@@ -70,16 +69,6 @@ def roll_out_once(
         time.sleep(WAIT_S)
 
 
-def before(ring: Ring) -> int | None:
-    """The generation that the blades of a ring came from: the last older one that it had.
-
-    Not the newest older one: that may be one which an earlier rollout went back from.
-    """
-    current = ring.current()
-    had = (ring.deployment(sequence).generation for sequence in reversed(ring.sequences()))
-    return next((number for number in had if current and number < current.generation), None)
-
-
 def _run(
     site: Site,
     plan: Plan,
@@ -88,17 +77,6 @@ def _run(
     clock: Callable[[], datetime],
     on_report: Callable[[BladeReport], None],
 ) -> tuple[Progress, list[BladeReport]]:
-    def promote(stage: Stage, number: int) -> object:
-        return promote_once(site, stage.class_name, stage.ring, number, now=clock(), watch=watch)
-
-    def rollback(stage: Stage, why: str) -> int:
-        number = before(site.binhost(stage.class_name).ring(stage.ring))
-        asked = Asked(note=why)
-        done = rollback_once(
-            site, stage.class_name, stage.ring, number, now=clock(), asked=asked, watch=watch
-        )
-        return done.generation.number
-
     last = progress.load(site.state)
     known = last if last and last.phase in UNFINISHED and last.nodes == nodes else None
     if known:
@@ -111,9 +89,10 @@ def _run(
         watch.amount("rollout", len(through), total, "blades")
         on_report(report)
 
+    moves = RingMoves(site=site, watch=watch, clock=clock, sleep=time.sleep)
     hands = Hands(
-        promote=promote,
-        rollback=rollback,
+        promote=moves.promote,
+        rollback=moves.rollback,
         clock=clock,
         sleep=time.sleep,
         say=watch.say,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from binhost.rings import Ring
 from blades.inventory import Blade, fold
 from config.model import OnStop, Rollout
 from headnode.errors import HeadnodeError
@@ -28,15 +29,15 @@ log = logging.getLogger(__name__)
 
 FAILED = frozenset({Result.FAILED, Result.TIMED_OUT, Result.UNWELL})
 Move = Callable[[Stage, int], object]
-Back = Callable[[Stage, str], int]
+Back = Callable[[Stage, int, str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
     """What a rollout does to the world.
 
-    `promote` puts a generation in front of a stage's ring; `rollback` the one that it had before,
-    for a reason, and returns its number.
+    `promote` puts a generation in front of a stage's ring; `rollback` takes one away, for a reason,
+    and returns the number of the one that the ring has then (`schedules.ring_moves`).
     """
 
     promote: Move
@@ -158,22 +159,20 @@ class Staged:
         return [each for each in self.plan.stages[place:] if each.class_name == stage.class_name]
 
     def _promote(self, before: Stage, stage: Stage) -> None:
-        host = self.site.binhost(stage.class_name)
-        source, here = host.ring(before.ring).current(), host.ring(stage.ring).current()
+        source, ring = self._ring(before).current(), self._ring(stage)
         # Never back: an older one in the ring before is somebody's rollback, of that ring.
         number = source.generation if source else 0
-        if host.ring(stage.ring).went_back_from(number):
+        if ring.went_back_from(number):
             self.hands.say(
                 f"Ring {stage.ring} went back from generation {number}: headnode promote {number} "
                 f"--ring {stage.ring} gives it that one again"
             )
-        elif source and (here is None or here.generation < source.generation):
-            self.hands.say(f"Ring {stage.ring} gets generation {source.generation}")
-            self.hands.promote(stage, source.generation)
+        elif lacks(self.site, stage, before):
+            self.hands.say(f"Ring {stage.ring} gets generation {number}")
+            self.hands.promote(stage, number)
 
     def _begin(self, stage: Stage) -> None:
-        current = self.site.binhost(stage.class_name).ring(stage.ring).current()
-        name = f"{stage.class_name}/{stage.ring}"
+        current, name = self._ring(stage).current(), _name(stage)
         sequence = current.sequence if current else 0
         blades = {
             blade.name: BladeState(ring=stage.ring, wave=number)
@@ -192,6 +191,14 @@ class Staged:
             blades={**self.progress.blades, **blades},
         )
 
+    def _tried(self, stage: Stage) -> int:
+        """The generation that a ring was begun with; 0: it had none."""
+        sequence = self.progress.deployments[_name(stage)]
+        return self._ring(stage).deployment(sequence).generation if sequence else 0
+
+    def _ring(self, stage: Stage) -> Ring:
+        return self.site.binhost(stage.class_name).ring(stage.ring)
+
     def _is_done(self, stage: Stage, blade: Blade) -> bool:
         """Whether a rollout that was killed had found this blade well."""
         state = self.progress.blades[blade.name]
@@ -205,9 +212,8 @@ class Staged:
     def _wave(self, stage: Stage, number: int, blades: Sequence[Blade]) -> None:
         if not blades:
             return
-        place = f"{stage.class_name}/{stage.ring}"
         many = f"wave {number} of {len(stage.waves)}"
-        self.hands.say(f"{place}: {many}: {fold(list(blades))}")
+        self.hands.say(f"{_name(stage)}: {many}: {fold(list(blades))}")
         # Not in `reports` before they are well: one that is killed here asks them again.
         pulled = rollout_once(blades, self.options, self.hands.on_report, line=pull_line(self.site))
         if lost := why_cut_off(pulled):
@@ -249,7 +255,7 @@ class Staged:
         """Have the ring go back, and the blades that were tried."""
         self._note(phase=Phase.GOING_BACK)
         try:
-            number = self.hands.rollback(stage, f"rollout stopped: {why}")
+            number = self.hands.rollback(stage, self._tried(stage), f"rollout stopped: {why}")
         except HeadnodeError as error:
             self.hands.say(f"Ring {stage.ring} cannot go back: {error}")
             self._note(phase=Phase.STOPPED, why=f"{why}. It cannot go back: {error}")
@@ -261,6 +267,10 @@ class Staged:
             also = "" if report.good else f"; and it cannot go back: {report.error}"
             self.reports[report.blade] = replace(report, result=result, error=why_first + also)
         self._note(phase=Phase.WENT_BACK, why=f"{why}. Its ring went back to generation {number}")
+
+
+def _name(stage: Stage) -> str:
+    return f"{stage.class_name}/{stage.ring}"
 
 
 def _plain(blade: Blade, result: Result) -> BladeReport:

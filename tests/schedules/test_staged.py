@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,8 @@ from schedules.missed import catch_up_once, missed_once
 from schedules.moving import Asked, promote_once, rollback_once
 from schedules.progress import Phase, Progress
 from schedules.rollout import BladeReport
-from schedules.rollouts import roll_out_once
+from schedules.rollouts import WAIT_S, roll_out_once
+from schedules.runner import BUSY_PAUSE_S
 from schedules.site import Site
 
 # enter BLADE LINE: answers as that blade's headnode-pull would, by what <folder>/<BLADE> says.
@@ -289,6 +290,73 @@ def test_a_first_generation_that_fails_has_no_way_back_and_says_so(fleet: Fleet)
     )
 
 
+@contextlib.contextmanager
+def held_by(fleet: Fleet, who: str, meanwhile: Callable[[], object]) -> Iterator[None]:
+    """The binhost's lock is held until a rollout waits for it; then `meanwhile` happens."""
+    held = contextlib.ExitStack()
+    held.enter_context(locked(fleet.site.binhost("blade").lock, who))
+
+    def sleep(seconds: float, real: Callable[[float], None] = time.sleep) -> None:
+        if seconds == BUSY_PAUSE_S:
+            held.close()
+            meanwhile()
+        else:
+            real(seconds)
+
+    with held, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("schedules.rollouts.time.sleep", sleep)
+        yield
+
+
+def test_who_holds_the_binhost_is_waited_for_when_a_ring_is_to_get_something(
+    fleet: Fleet,
+) -> None:
+    with held_by(fleet, "headnode serve", lambda: None):
+        done, results, said = fleet.run()
+    assert (done.phase, set(results.values())) == (Phase.DONE, {"updated"})
+    lock = fleet.site.binhost("blade").lock
+    waits = f"The rollout waits: headnode serve (process {os.getpid()}) holds {lock}."
+    assert said[2:4] == ["Ring fleet gets generation 2", waits]
+
+
+def test_who_holds_the_binhost_is_waited_for_when_a_ring_is_to_go_back(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    with held_by(fleet, "headnode publish", lambda: None):
+        done, _, _ = fleet.run()
+    assert (done.phase, fleet.rings()) == (Phase.WENT_BACK, {"canary": 1, "fleet": 1})
+
+
+def test_a_ring_that_was_moved_meanwhile_goes_no_further_back(fleet: Fleet) -> None:
+    moved = {"now": datetime.now(UTC), "watch": Notes([])}
+    promote_once(fleet.site, "blade", "canary", 3, **moved)
+    fleet.does("blade01", unwell=3)
+    with held_by(
+        fleet,
+        "headnode rollback",
+        lambda: rollback_once(fleet.site, "blade", "canary", 2, **moved),
+    ):
+        done, results, _ = fleet.run()
+    assert done.why.endswith("Its ring went back to generation 2")
+    assert (done.phase, results["blade01"], fleet.at("blade01")) == (
+        *(Phase.WENT_BACK, "went back", "2"),
+    )
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+
+
+def test_a_ring_that_was_given_something_newer_meanwhile_keeps_it(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    moved = {"now": datetime.now(UTC), "watch": Notes([])}
+    with held_by(
+        fleet, "headnode publish", lambda: promote_once(fleet.site, "blade", "canary", 3, **moved)
+    ):
+        done, _, _ = fleet.run()
+    assert (done.phase, fleet.rings()) == (Phase.STOPPED, {"canary": 3, "fleet": 1})
+    assert done.why == (
+        "1 blade of canary failed, and 0 may: blade01. It cannot go back: The ring canary was "
+        "given generation 3 meanwhile. headnode rollout run tries it."
+    )
+
+
 def test_halt_leaves_the_ring_as_it_is(fleet: Fleet) -> None:
     fleet.does("blade02", fails=2)
     done, results, _ = fleet.with_(on_stop="halt").run()
@@ -484,11 +552,14 @@ def test_a_rollout_that_waited_takes_blades_that_were_drained_only_meanwhile(
     restarting = contextlib.ExitStack()
     restarting.enter_context(locked(fleet.site.state / progress.LOCK, progress.REBOOT))
 
-    def end(seconds: float) -> None:
-        drained.release(folder, canaries, reboot)
-        restarting.close()
+    def sleep(seconds: float, real: Callable[[float], None] = time.sleep) -> None:
+        if seconds == WAIT_S:
+            drained.release(folder, canaries, reboot)
+            restarting.close()
+        else:
+            real(seconds)
 
-    monkeypatch.setattr("schedules.rollouts.time.sleep", end)
+    monkeypatch.setattr("schedules.rollouts.time.sleep", sleep)
     _, reports = roll_out_once(fleet.site, None, watch=Notes([]), wait=True)
     assert {each.blade: str(each.result) for each in reports} == dict.fromkeys(EVERY, "updated")
 
