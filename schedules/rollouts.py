@@ -21,7 +21,7 @@ from schedules.staged import Hands, Staged
 from schedules.waves import Plan, plan_rollout
 
 WAIT_S = 1.0
-UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED})
+UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED, Phase.GOING_BACK})
 
 
 def plan_once(site: Site, nodes: str | None, *, clock: Callable[[], datetime] = utc_now) -> Plan:
@@ -98,7 +98,9 @@ def _run(
         say=watch.say,
         on_report=pulled,
     )
-    staged = Staged(site=site, plan=plan, hands=hands, nodes=nodes, known=known)
+    # What came to no good end, or not even that, may have left blades that nobody found well.
+    wary = last is None or last.phase is not Phase.DONE
+    staged = Staged(site=site, plan=plan, hands=hands, nodes=nodes, known=known, wary=wary)
     done = staged.run()
     blades = [each for stage in plan.stages for each in (*stage.blades, *stage.drained)]
     return done, [staged.reports[each.name] for each in blades]

@@ -20,7 +20,7 @@ from headnode.wording import counted
 from schedules.cut_off import why_cut_off
 from schedules.progress import BladeState, Phase, Progress, store
 from schedules.ring_moves import lacks
-from schedules.rollout import BladeReport, Result, rollout_once
+from schedules.rollout import GOOD, BladeReport, Result, rollout_once
 from schedules.site import Site
 from schedules.waves import Plan, Stage
 from schedules.wellness import pull_line, unwell
@@ -52,7 +52,7 @@ class Hands:
 class Staged:
     """A rollout that runs. `known` are the reports of one that was killed, which it goes on from.
 
-    `reports` has the newest of each blade.
+    `wary`: blades that have nothing new are looked at, too. `reports` has the newest of each blade.
     """
 
     site: Site
@@ -60,6 +60,7 @@ class Staged:
     hands: Hands
     nodes: str | None = None
     known: Progress | None = None
+    wary: bool = False
     reports: dict[str, BladeReport] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,7 +88,9 @@ class Staged:
                     stopped[stage.class_name] = why
                 before = stage
         except KeyboardInterrupt:
-            self._note(phase=Phase.INTERRUPTED, why="stopped by hand; blades finish their pulls")
+            if self.progress.phase is not Phase.GOING_BACK:  # which the next one has to go on with
+                why = "stopped by hand; blades finish their pulls"
+                self._note(phase=Phase.INTERRUPTED, why=why)
             raise
         if not stopped:
             self._note(phase=Phase.DONE, why=why_cut_off(self.reports.values()))
@@ -127,7 +130,10 @@ class Staged:
         except HeadnodeError as error:
             self._leave(stage)
             return self._stop(stage, f"{stage.ring} does not get the new generation: {error}")
-        self._begin(stage)
+        going_back = self._was_going_back(stage)
+        self._begin(stage, going_back=going_back)
+        if going_back and self.known:
+            return self._stop(stage, self.known.why, back=True)
         for number, wave in enumerate(stage.waves, 1):
             left = [blade for blade in wave if not self._is_done(stage, blade)]
             self._wave(stage, number, left)
@@ -171,15 +177,28 @@ class Staged:
             self.hands.say(f"Ring {stage.ring} gets generation {number}")
             self.hands.promote(stage, number)
 
-    def _begin(self, stage: Stage) -> None:
-        current, name = self._ring(stage).current(), _name(stage)
+    def _was_going_back(self, stage: Stage) -> bool:
+        """Whether a rollout was killed while this ring went back, and it got nothing newer."""
+        known, ring, name = self.known, self._ring(stage), _name(stage)
+        if known is None or known.phase is not Phase.GOING_BACK:
+            return False
+        begun = [each for each in self.plan.stages if _name(each) in known.deployments]
+        if begun[-1:] != [stage] or known.deployments[name] not in ring.sequences():
+            return False
+        has = ring.current()
+        return has is None or has.generation <= ring.deployment(known.deployments[name]).generation
+
+    def _begin(self, stage: Stage, *, going_back: bool) -> None:
+        """Note that a ring is begun; what is known of its blades counts if it was not moved."""
+        current, name, known = self._ring(stage).current(), _name(stage), self.known
         sequence = current.sequence if current else 0
+        if going_back and known:
+            sequence = known.deployments[name]
         blades = {
             blade.name: BladeState(ring=stage.ring, wave=number)
             for number, wave in enumerate(stage.waves, 1)
             for blade in wave
         }
-        known = self.known
         if known and known.deployments.get(name) == sequence:
             blades |= {
                 each: state.model_copy(update={"wave": blades[each].wave})
@@ -190,6 +209,9 @@ class Staged:
             deployments={**self.progress.deployments, name: sequence},
             blades={**self.progress.blades, **blades},
         )
+        if going_back:
+            for blade in stage.blades:
+                self._take_up(blade)
 
     def _tried(self, stage: Stage) -> int:
         """The generation that a ring was begun with; 0: it had none."""
@@ -201,13 +223,19 @@ class Staged:
 
     def _is_done(self, stage: Stage, blade: Blade) -> bool:
         """Whether a rollout that was killed had found this blade well."""
-        state = self.progress.blades[blade.name]
-        if state.result not in (Result.UPDATED, Result.UNCHANGED):
+        if self.progress.blades[blade.name].result not in GOOD:
             return False
-        self.reports[blade.name] = replace(
-            _plain(blade, Result(state.result)), generation=state.generation, seconds=state.seconds
-        )
+        self._take_up(blade)
         return True
+
+    def _take_up(self, blade: Blade) -> None:
+        """Take over what a rollout that was killed knew of a blade, if anything."""
+        state = self.progress.blades[blade.name]
+        if state.result:
+            self.reports[blade.name] = replace(
+                _plain(blade, Result(state.result)),
+                **{name: getattr(state, name) for name in ("generation", "error", "seconds")},
+            )
 
     def _wave(self, stage: Stage, number: int, blades: Sequence[Blade]) -> None:
         if not blades:
@@ -221,9 +249,7 @@ class Staged:
         changed = [each for each in pulled if each.result is Result.UPDATED]
         if changed and self.options.settle_s:
             self.hands.sleep(self.options.settle_s)
-        # After a rollout that was killed, nobody has looked at those that had pulled meanwhile.
-        looked_at = changed if self.known is None else [each for each in pulled if each.good]
-        wrong = unwell(self.site, looked_at)
+        wrong = unwell(self.site, self._to_look_at(stage, pulled))
         for report in pulled:
             self.reports[report.blade] = report
             if why := wrong.get(report.blade):
@@ -231,6 +257,16 @@ class Staged:
                 self.reports[report.blade] = found
                 self.hands.on_report(found)  # it was told of as a good one when it had pulled
         self._note()
+
+    def _to_look_at(self, stage: Stage, pulled: Sequence[BladeReport]) -> list[BladeReport]:
+        """Those of the blades that pulled whose health is asked for.
+
+        Who had nothing to pull may have failed when it did, in a rollout that stopped or was cut
+        off: it is asked, too, after one of these, and when its ring is about to hand on what it
+        has. That spares a night on which nothing moves 58 questions.
+        """
+        every = self.wary or any(lacks(self.site, each, stage) for each in self._later(stage))
+        return [each for each in pulled if each.result is Result.UPDATED or (every and each.good)]
 
     def _of(self, stage: Stage, results: frozenset[Result]) -> list[Blade]:
         known = self.reports
@@ -246,14 +282,14 @@ class Staged:
         tried = self._of(stage, FAILED | {Result.UPDATED, Result.UNCHANGED})
         for blade in stage.blades:
             self.reports.setdefault(blade.name, _plain(blade, Result.NOT_TRIED))
-        self._note(phase=Phase.STOPPED, why=why)
-        if back and self.plan.on_stop is OnStop.ROLLBACK:
+        goes_back = back and self.plan.on_stop is OnStop.ROLLBACK
+        self._note(phase=Phase.GOING_BACK if goes_back else Phase.STOPPED, why=why)
+        if goes_back:
             self._go_back(stage, why, tried)
         return why
 
     def _go_back(self, stage: Stage, why: str, tried: Sequence[Blade]) -> None:
         """Have the ring go back, and the blades that were tried."""
-        self._note(phase=Phase.GOING_BACK)
         try:
             number = self.hands.rollback(stage, self._tried(stage), f"rollout stopped: {why}")
         except HeadnodeError as error:

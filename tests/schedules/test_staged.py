@@ -372,6 +372,38 @@ def test_halt_leaves_the_ring_as_it_is(fleet: Fleet) -> None:
     assert fleet.rings() == {"canary": 2, "fleet": 1}
 
 
+def test_what_failed_at_the_canary_is_not_handed_on_by_the_next_night(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    halting = fleet.with_(on_stop="halt")
+    why = "1 blade of canary failed, and 0 may: blade01"
+    for _ in range(2):
+        done, results, _ = halting.run()
+        assert (done.phase, done.why) == (Phase.STOPPED, why)
+        assert results == {"blade01": "unwell", **dict.fromkeys(EVERY[1:], "not tried")}
+        assert fleet.rings() == {"canary": 2, "fleet": 1}
+    halting.run("blade04")  # which leaves nothing of the one that stopped
+    assert halting.run()[0].why == why
+    fleet.does("blade01")
+    begun = len(fleet.calls)
+    done, results, _ = halting.run()
+    assert results == {**dict.fromkeys(EVERY, "updated"), "blade01": "unchanged"}
+    assert fleet.calls[begun : begun + 2] == ["blade01", "blade01 health"]
+    begun = len(fleet.calls)
+    halting.run()
+    assert sorted(fleet.calls[begun:]) == EVERY  # nothing moves: nobody is asked for its health
+
+
+def test_what_failed_in_the_last_ring_goes_no_further_there_by_the_next_night(
+    fleet: Fleet,
+) -> None:
+    fleet.does("blade03", unwell=2)
+    halting = fleet.with_(on_stop="halt")
+    for _ in range(2):
+        done, results, _ = halting.run()
+        assert done.why == "1 blade of fleet failed, and 0 may: blade03"
+        assert (results["blade03"], results["blade04"]) == ("unwell", "not tried")
+
+
 def test_done_and_failed_blades_of_the_ring_go_back_and_those_not_tried_are_left(
     fleet: Fleet,
 ) -> None:
@@ -700,6 +732,60 @@ def test_one_that_was_cut_off_goes_on_where_it_was(
     assert results == {**dict.fromkeys(EVERY, "updated"), "blade05": "unchanged"}
     assert "blade05 health" in fleet.calls
     assert sorted({call.split()[0] for call in fleet.calls}) == EVERY[3:]
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("moved", [False, True])
+def test_one_that_was_cut_off_while_it_went_back_finishes_that(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: type[BaseException], moved: bool
+) -> None:
+    def killed(*words: Any, **more: Any) -> None:
+        if moved:
+            rollback_once(*words, **more)
+        raise end
+
+    fleet.does("blade03", fails=2)
+    with monkeypatch.context() as patch, pytest.raises(end):
+        patch.setattr("schedules.ring_moves.rollback_once", killed)
+        fleet.run()
+    known = progress.load(fleet.site.state)
+    assert known is not None
+    assert known.phase is Phase.GOING_BACK
+    assert fleet.rings() == {"canary": 2, "fleet": 1 if moved else 2}
+    fleet.does("blade03")  # a pull would succeed now
+    begun = len(fleet.calls)
+    done, results, said = fleet.run()
+    why = "1 blade of fleet failed, and 0 may: blade03"
+    assert (done.phase, done.why) == (
+        Phase.WENT_BACK,
+        f"{why}. Its ring went back to generation 1",
+    )
+    assert said[0] == "Going on with the rollout that was cut off"
+    assert said[-2:] == [f"STOPPED: {why}", "Ring fleet goes back to generation 1: blade03"]
+    assert results == {
+        **dict.fromkeys(EVERY[:2], "updated"),
+        "blade03": "went back",
+        **dict.fromkeys(EVERY[3:], "not tried"),
+    }
+    assert done.blades["blade03"].error == "no room"
+    assert fleet.calls[begun:] == ["blade03"]
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+
+
+def test_a_ring_that_was_going_back_and_got_something_newer_is_rolled_out(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*words: Any, **more: Any) -> None:
+        raise SystemExit
+
+    fleet.does("blade01", unwell=2)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("schedules.ring_moves.rollback_once", killed)
+        fleet.run()
+    promote_once(fleet.site, "blade", "canary", 3, now=datetime.now(UTC), watch=Notes([]))
+    done, results, _ = fleet.run()
+    assert (done.phase, results) == (Phase.DONE, dict.fromkeys(EVERY, "updated"))
+    assert fleet.rings() == {"canary": 3, "fleet": 3}
 
 
 def test_the_status_says_whether_it_runs_or_was_killed() -> None:
