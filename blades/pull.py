@@ -157,6 +157,8 @@ def locked_pull(settings: Mapping[str, Any], report: dict[str, Any], words: froz
             pull_trees(settings, report)
             return
         pull(settings, report, words)
+        if report["result"] == "unchanged" and (waits := deadman.waiting().get("sequence")):
+            report["unconfirmed"] = waits
         if report["result"] in ("updated", "unchanged"):
             settle_kernel(settings, report)
 

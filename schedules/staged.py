@@ -263,10 +263,13 @@ class Staged:
 
         Who had nothing to pull may have failed when it did, in a rollout that stopped or was cut
         off: it is asked, too, after one of these, and when its ring is about to hand on what it
-        has. That spares a night on which nothing moves 58 questions.
+        has. That spares a night on which nothing moves 58 questions. Who waits for its confirmation
+        since an earlier pull (its connection was lost, say) is asked in any case.
         """
-        every = self.wary or any(lacks(self.site, each, stage) for each in self._later(stage))
-        return [each for each in pulled if each.result is Result.UPDATED or (every and each.good)]
+        good = [each for each in pulled if each.good]
+        if self.wary or any(lacks(self.site, each, stage) for each in self._later(stage)):
+            return good
+        return [each for each in good if each.result is Result.UPDATED or each.unconfirmed]
 
     def _of(self, stage: Stage, results: frozenset[Result]) -> list[Blade]:
         known = self.reports

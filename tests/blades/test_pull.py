@@ -1313,9 +1313,12 @@ def test_a_blade_that_is_confirmed_stays_where_it_is(blade: Blade) -> None:
     armed(blade, 60.0)
     assert blade.pull(1, "confirm", "1")["error"] == "no pull of deployment 1 waits to be confirmed"
     assert blade.pull(0, "status")["unconfirmed"] == 2
+    report = blade.pull()  # which the headnode is to look at though it has nothing to pull
+    assert (report["result"], report["unconfirmed"]) == ("unchanged", 2)
     assert blade.pull(0, "confirm", "2")["result"] == "confirmed"
     assert dead_said(blade)["result"] == "confirmed"
-    assert blade.pull()["result"] == "unchanged"
+    report = blade.pull()
+    assert (report["result"], "unconfirmed" in report) == ("unchanged", False)
 
 
 def test_a_blade_that_was_off_at_the_deadline_goes_back_only_if_the_headnode_is_away(

@@ -70,6 +70,7 @@ else:
     same = at.exists() and at.read_text() == str(generation)
     at.write_text(str(generation))
     report |= {{"result": "unchanged" if same else "updated", "confirm": "--confirm" in words}}
+    report |= {{"unconfirmed": does["waits"]}} if "waits" in does else {{}}
 print(json.dumps(report))
 sys.exit({{"failed": 1, "unreached": 3}}.get(report["result"], 0))
 """
@@ -535,6 +536,38 @@ def test_blades_are_confirmed_when_they_are_well(fleet: Fleet) -> None:
     ]
     assert "blade04 confirm 2" in fleet.calls
     assert "blade05 confirm 2" not in fleet.calls
+
+
+def test_a_blade_that_still_waits_for_its_confirmation_gets_it_though_it_has_nothing_to_pull(
+    fleet: Fleet,
+) -> None:
+    fleet.values["pull"] = {"confirm_s": 60.0}
+    fleet.run()
+    begun = len(fleet.calls)
+    fleet.does("blade01", waits=2)  # and its deployment was renewed since
+    _, results, _ = fleet.run()
+    assert set(results.values()) == {"unchanged"}
+    assert [call for call in fleet.calls[begun:] if not call.endswith(" --confirm")] == [
+        *("blade01 health", "blade01 confirm 2"),
+    ]
+
+
+def test_who_went_on_pulling_without_a_connection_is_looked_at_when_it_catches_up(
+    fleet: Fleet,
+) -> None:
+    fleet.does("blade04", off=True)
+    hands = {"watch": Notes([]), "clock": lambda: datetime.now(UTC), "sleep": time.sleep}
+    with Ledger.of(fleet.site) as ledger:
+        roll_out_once(
+            fleet.site,
+            None,
+            watch=Notes([]),
+            on_report=lambda each: ledger.pulled(each, datetime.now(UTC)),
+        )
+        (fleet.folder / "blade04.at").write_text("2")
+        fleet.does("blade04", unwell=2)
+        (report,) = catch_up_once(fleet.site, ledger, **hands)
+    assert (report.result, report.error) == ("unwell", "munge is dead")
 
 
 def test_drained_blades_are_left_out(fleet: Fleet) -> None:
