@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CLOCK_SKEW_S = 300.0
+AT_WORK = "another pull is at work on this blade"
 FAILED, NOT_SET_UP, UNREACHED = 1, 2, 3
 OPTIONS = {f"--{word}": word for word in ("brief", "confirm", "now", "report", "trees")}
 
@@ -140,13 +141,25 @@ def check(order: Order, settings: Mapping[str, Any]) -> None:
 
 
 def locked_pull(settings: Mapping[str, Any], report: dict[str, Any], words: frozenset[str]) -> None:
-    """Pull, unless another is at work on this blade."""
+    """Pull; put off if another is at work on this blade, which is no fault of what is pulled.
+
+    Raises:
+        PullError: above all that the trees alone are wanted, and another is at work.
+    """
     with places.LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if "trees" in words:  # what comes next on such a blade needs them
+                raise PullError(AT_WORK) from None
+            report["result"], report["error"] = "deferred", AT_WORK
+            return
         if "trees" in words:
             pull_trees(settings, report)
             return
         pull(settings, report, words)
+        if report["result"] == "unchanged" and (waits := deadman.waiting().get("sequence")):
+            report["unconfirmed"] = waits
         if report["result"] in ("updated", "unchanged"):
             settle_kernel(settings, report)
 
@@ -279,8 +292,6 @@ def main(words: list[str] | None = None) -> int:
     except NotSetUpError as error:
         report["error"] = f"this blade is not set up: {error}"
         code = NOT_SET_UP
-    except BlockingIOError:
-        report["error"] = "another pull is at work on this blade"
     except (PullError, OrderError, OSError, ValueError, KeyError, TypeError, Stopped) as error:
         report["error"] = str(error) or repr(error)
         if settings and (why := why_away(error, settings, report)):

@@ -99,10 +99,10 @@ def catch_up_once(
             return []
         watch.say(f"Seen again: {fold(there)}")
         pulled = rollout_once(there, site.rollout, line=pull_line(site))
-        changed = [each for each in pulled if each.result is Result.UPDATED]
-        if changed:
+        if any(each.result is Result.UPDATED for each in pulled):
             sleep(site.rollout.settle_s)
-        wrong = unwell(site, changed)
+        # Who has nothing to pull may have pulled unseen: its connection was lost, and it went on.
+        wrong = unwell(site, [each for each in pulled if each.good])
         reports = [
             replace(each, result=Result.UNWELL, error=wrong[each.blade])
             if each.blade in wrong

@@ -20,7 +20,7 @@ class Result(StrEnum):
 
     UPDATED = "updated"
     UNCHANGED = "unchanged"
-    DEFERRED = "deferred"  # it was busy, drained or full; nothing was changed
+    DEFERRED = "deferred"  # it was busy, pulling, drained or full; nothing was changed
     FAILED = "failed"
     UNREACHED = "unreached"  # it does not answer, or says that it cannot reach the headnode
     TIMED_OUT = "timed out"
@@ -54,7 +54,8 @@ class BladeReport:
     `warnings` are whole sentences; `drift` what somebody had changed in /etc/portage, `edited`
     configuration files that were kept, `world` what it has beside @blade, `stale` processes that
     map what was replaced.
-    `kernel` is the one that runs, `kernel_due` the one that is to be booted.
+    `kernel` is the one that runs, `kernel_due` the one that is to be booted. `unconfirmed` is the
+    deployment of an earlier pull that still waits for its confirmation (`blades.deadman`).
     """
 
     blade: str
@@ -75,6 +76,7 @@ class BladeReport:
     kernel: str = ""
     kernel_due: str = ""
     fetched_bytes: int | None = None
+    unconfirmed: int | None = None
     error: str = ""
     seconds: float = 0.0
     log: str = field(default="", repr=False)
@@ -141,6 +143,7 @@ def read_said(
         kernel=_text(said.get("kernel")),
         kernel_due=_text(said.get("kernel_due")),
         fetched_bytes=_number(said.get("fetched_bytes"), MOST_BYTES),
+        unconfirmed=_number(said.get("unconfirmed")),
         error=str(said.get("error") or ""),
         seconds=seconds,
         log=log,

@@ -6,23 +6,22 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from binhost.rings import Ring
 from blades import drained
 from blades.inventory import select
 from headnode.errors import BusyError
 from headnode.files import locked
 from schedules import progress
-from schedules.moving import Asked, promote_once, rollback_once
 from schedules.observer import Observer
 from schedules.progress import Phase, Progress
+from schedules.ring_moves import RingMoves
 from schedules.rollout import BladeReport
 from schedules.runner import utc_now
 from schedules.site import Site
 from schedules.staged import Hands, Staged
-from schedules.waves import Plan, Stage, plan_rollout
+from schedules.waves import Plan, plan_rollout
 
 WAIT_S = 1.0
-UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED})
+UNFINISHED = frozenset({Phase.RUNNING, Phase.INTERRUPTED, Phase.GOING_BACK})
 
 
 def plan_once(site: Site, nodes: str | None, *, clock: Callable[[], datetime] = utc_now) -> Plan:
@@ -50,32 +49,24 @@ def roll_out_once(
     """Carry out a rollout; how it went, and each blade's last report, in the order of the plan.
 
     One that was killed is gone on with, if it was over the same blades. `wait` waits for one that
-    runs. `on_report` is told of each pull.
+    runs. `on_report` is told of each pull, and again of a blade that was not well after it.
 
     Raises:
         BusyError: another rollout runs, and `wait` is not set.
         ConfigError: `nodes` names no blades.
     """
-    plan = plan_once(site, nodes, clock=clock)
+    select(site.cluster, nodes)  # what names no blades waits for nobody
     path = site.state / progress.LOCK
     while True:
         try:
             with locked(path, progress.ROLLOUT):
+                # Not before: who is waited for may have blades drained just now.
+                plan = plan_once(site, nodes, clock=clock)
                 return _run(site, plan, nodes, watch, clock, on_report)
         except BusyError as error:
             if not wait or error.path != path:
                 raise
         time.sleep(WAIT_S)
-
-
-def before(ring: Ring) -> int | None:
-    """The generation that the blades of a ring came from: the last older one that it had.
-
-    Not the newest older one: that may be one which an earlier rollout went back from.
-    """
-    current = ring.current()
-    had = (ring.deployment(sequence).generation for sequence in reversed(ring.sequences()))
-    return next((number for number in had if current and number < current.generation), None)
 
 
 def _run(
@@ -86,17 +77,6 @@ def _run(
     clock: Callable[[], datetime],
     on_report: Callable[[BladeReport], None],
 ) -> tuple[Progress, list[BladeReport]]:
-    def promote(stage: Stage, number: int) -> object:
-        return promote_once(site, stage.class_name, stage.ring, number, now=clock(), watch=watch)
-
-    def rollback(stage: Stage, why: str) -> int:
-        number = before(site.binhost(stage.class_name).ring(stage.ring))
-        asked = Asked(note=why)
-        done = rollback_once(
-            site, stage.class_name, stage.ring, number, now=clock(), asked=asked, watch=watch
-        )
-        return done.generation.number
-
     last = progress.load(site.state)
     known = last if last and last.phase in UNFINISHED and last.nodes == nodes else None
     if known:
@@ -109,15 +89,18 @@ def _run(
         watch.amount("rollout", len(through), total, "blades")
         on_report(report)
 
+    moves = RingMoves(site=site, watch=watch, clock=clock, sleep=time.sleep)
     hands = Hands(
-        promote=promote,
-        rollback=rollback,
+        promote=moves.promote,
+        rollback=moves.rollback,
         clock=clock,
         sleep=time.sleep,
         say=watch.say,
         on_report=pulled,
     )
-    staged = Staged(site=site, plan=plan, hands=hands, nodes=nodes, known=known)
+    # What came to no good end, or not even that, may have left blades that nobody found well.
+    wary = last is None or last.phase is not Phase.DONE
+    staged = Staged(site=site, plan=plan, hands=hands, nodes=nodes, known=known, wary=wary)
     done = staged.run()
     blades = [each for stage in plan.stages for each in (*stage.blades, *stage.drained)]
     return done, [staged.reports[each.name] for each in blades]

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from binhost.rings import Ring
 from blades.inventory import Blade, fold
 from config.model import OnStop, Rollout
 from headnode.errors import HeadnodeError
 from headnode.wording import counted
 from schedules.cut_off import why_cut_off
 from schedules.progress import BladeState, Phase, Progress, store
-from schedules.rollout import BladeReport, Result, rollout_once
+from schedules.ring_moves import lacks
+from schedules.rollout import GOOD, BladeReport, Result, rollout_once
 from schedules.site import Site
 from schedules.waves import Plan, Stage
 from schedules.wellness import pull_line, unwell
@@ -27,15 +29,15 @@ log = logging.getLogger(__name__)
 
 FAILED = frozenset({Result.FAILED, Result.TIMED_OUT, Result.UNWELL})
 Move = Callable[[Stage, int], object]
-Back = Callable[[Stage, str], int]
+Back = Callable[[Stage, int, str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
     """What a rollout does to the world.
 
-    `promote` puts a generation in front of a stage's ring; `rollback` the one that it had before,
-    for a reason, and returns its number.
+    `promote` puts a generation in front of a stage's ring; `rollback` takes one away, for a reason,
+    and returns the number of the one that the ring has then (`schedules.ring_moves`).
     """
 
     promote: Move
@@ -50,7 +52,7 @@ class Hands:
 class Staged:
     """A rollout that runs. `known` are the reports of one that was killed, which it goes on from.
 
-    `reports` has the newest of each blade.
+    `wary`: blades that have nothing new are looked at, too. `reports` has the newest of each blade.
     """
 
     site: Site
@@ -58,6 +60,7 @@ class Staged:
     hands: Hands
     nodes: str | None = None
     known: Progress | None = None
+    wary: bool = False
     reports: dict[str, BladeReport] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,7 +88,9 @@ class Staged:
                     stopped[stage.class_name] = why
                 before = stage
         except KeyboardInterrupt:
-            self._note(phase=Phase.INTERRUPTED, why="stopped by hand; blades finish their pulls")
+            if self.progress.phase is not Phase.GOING_BACK:  # which the next one has to go on with
+                why = "stopped by hand; blades finish their pulls"
+                self._note(phase=Phase.INTERRUPTED, why=why)
             raise
         if not stopped:
             self._note(phase=Phase.DONE, why=why_cut_off(self.reports.values()))
@@ -125,7 +130,10 @@ class Staged:
         except HeadnodeError as error:
             self._leave(stage)
             return self._stop(stage, f"{stage.ring} does not get the new generation: {error}")
-        self._begin(stage)
+        going_back = self._was_going_back(stage)
+        self._begin(stage, going_back=going_back)
+        if going_back and self.known:
+            return self._stop(stage, self.known.why, back=True)
         for number, wave in enumerate(stage.waves, 1):
             left = [blade for blade in wave if not self._is_done(stage, blade)]
             self._wave(stage, number, left)
@@ -134,35 +142,63 @@ class Staged:
                 many = counted(len(failed), "blade")
                 why = f"{many} of {stage.ring} failed, and {stage.max_failed} may"
                 return self._stop(stage, f"{why}: {fold(failed)}", back=True)
-        if stage.blades and not any(self.reports[each.name].good for each in stage.blades):
-            lost = why_cut_off(self.reports[each.name] for each in stage.blades)
-            return self._stop(stage, lost or f"no blade of {stage.ring} could be tried")
+        if not any(self.reports[each.name].good for each in stage.blades):
+            return self._nobody(stage)
         return ""
 
+    def _nobody(self, stage: Stage) -> str:
+        """No blade of a ring is good: stop, unless it is all drained, and would hand nothing on."""
+        if stage.blades:
+            lost = why_cut_off(self.reports[each.name] for each in stage.blades)
+            return self._stop(stage, lost or f"no blade of {stage.ring} could be tried")
+        if any(lacks(self.site, each, stage) for each in self._later(stage)[:1]):
+            return self._stop(
+                stage, f"every blade of {stage.ring} is drained, so it hands nothing on untried"
+            )
+        return ""
+
+    def _later(self, stage: Stage) -> Sequence[Stage]:
+        """The stages that a ring's generation goes on to, in their order."""
+        if not self.plan.promotes:
+            return ()
+        place = self.plan.stages.index(stage) + 1
+        return [each for each in self.plan.stages[place:] if each.class_name == stage.class_name]
+
     def _promote(self, before: Stage, stage: Stage) -> None:
-        host = self.site.binhost(stage.class_name)
-        source, here = host.ring(before.ring).current(), host.ring(stage.ring).current()
+        source, ring = self._ring(before).current(), self._ring(stage)
         # Never back: an older one in the ring before is somebody's rollback, of that ring.
         number = source.generation if source else 0
-        if host.ring(stage.ring).went_back_from(number):
+        if ring.went_back_from(number):
             self.hands.say(
                 f"Ring {stage.ring} went back from generation {number}: headnode promote {number} "
                 f"--ring {stage.ring} gives it that one again"
             )
-        elif source and (here is None or here.generation < source.generation):
-            self.hands.say(f"Ring {stage.ring} gets generation {source.generation}")
-            self.hands.promote(stage, source.generation)
+        elif lacks(self.site, stage, before):
+            self.hands.say(f"Ring {stage.ring} gets generation {number}")
+            self.hands.promote(stage, number)
 
-    def _begin(self, stage: Stage) -> None:
-        current = self.site.binhost(stage.class_name).ring(stage.ring).current()
-        name = f"{stage.class_name}/{stage.ring}"
+    def _was_going_back(self, stage: Stage) -> bool:
+        """Whether a rollout was killed while this ring went back, and it got nothing newer."""
+        known, ring, name = self.known, self._ring(stage), _name(stage)
+        if known is None or known.phase is not Phase.GOING_BACK:
+            return False
+        begun = [each for each in self.plan.stages if _name(each) in known.deployments]
+        if begun[-1:] != [stage] or known.deployments[name] not in ring.sequences():
+            return False
+        has = ring.current()
+        return has is None or has.generation <= ring.deployment(known.deployments[name]).generation
+
+    def _begin(self, stage: Stage, *, going_back: bool) -> None:
+        """Note that a ring is begun; what is known of its blades counts if it was not moved."""
+        current, name, known = self._ring(stage).current(), _name(stage), self.known
         sequence = current.sequence if current else 0
+        if going_back and known:
+            sequence = known.deployments[name]
         blades = {
             blade.name: BladeState(ring=stage.ring, wave=number)
             for number, wave in enumerate(stage.waves, 1)
             for blade in wave
         }
-        known = self.known
         if known and known.deployments.get(name) == sequence:
             blades |= {
                 each: state.model_copy(update={"wave": blades[each].wave})
@@ -173,23 +209,39 @@ class Staged:
             deployments={**self.progress.deployments, name: sequence},
             blades={**self.progress.blades, **blades},
         )
+        if going_back:
+            for blade in stage.blades:
+                self._take_up(blade)
+
+    def _tried(self, stage: Stage) -> int:
+        """The generation that a ring was begun with; 0: it had none."""
+        sequence = self.progress.deployments[_name(stage)]
+        return self._ring(stage).deployment(sequence).generation if sequence else 0
+
+    def _ring(self, stage: Stage) -> Ring:
+        return self.site.binhost(stage.class_name).ring(stage.ring)
 
     def _is_done(self, stage: Stage, blade: Blade) -> bool:
         """Whether a rollout that was killed had found this blade well."""
-        state = self.progress.blades[blade.name]
-        if state.result not in (Result.UPDATED, Result.UNCHANGED):
+        if self.progress.blades[blade.name].result not in GOOD:
             return False
-        self.reports[blade.name] = replace(
-            _plain(blade, Result(state.result)), generation=state.generation, seconds=state.seconds
-        )
+        self._take_up(blade)
         return True
+
+    def _take_up(self, blade: Blade) -> None:
+        """Take over what a rollout that was killed knew of a blade, if anything."""
+        state = self.progress.blades[blade.name]
+        if state.result:
+            self.reports[blade.name] = replace(
+                _plain(blade, Result(state.result)),
+                **{name: getattr(state, name) for name in ("generation", "error", "seconds")},
+            )
 
     def _wave(self, stage: Stage, number: int, blades: Sequence[Blade]) -> None:
         if not blades:
             return
-        place = f"{stage.class_name}/{stage.ring}"
         many = f"wave {number} of {len(stage.waves)}"
-        self.hands.say(f"{place}: {many}: {fold(list(blades))}")
+        self.hands.say(f"{_name(stage)}: {many}: {fold(list(blades))}")
         # Not in `reports` before they are well: one that is killed here asks them again.
         pulled = rollout_once(blades, self.options, self.hands.on_report, line=pull_line(self.site))
         if lost := why_cut_off(pulled):
@@ -197,15 +249,27 @@ class Staged:
         changed = [each for each in pulled if each.result is Result.UPDATED]
         if changed and self.options.settle_s:
             self.hands.sleep(self.options.settle_s)
-        # After a rollout that was killed, nobody has looked at those that had pulled meanwhile.
-        looked_at = changed if self.known is None else [each for each in pulled if each.good]
-        wrong = unwell(self.site, looked_at)
+        wrong = unwell(self.site, self._to_look_at(stage, pulled))
         for report in pulled:
-            why = wrong.get(report.blade)
-            self.reports[report.blade] = (
-                replace(report, result=Result.UNWELL, error=why) if why else report
-            )
+            self.reports[report.blade] = report
+            if why := wrong.get(report.blade):
+                found = replace(report, result=Result.UNWELL, error=why)
+                self.reports[report.blade] = found
+                self.hands.on_report(found)  # it was told of as a good one when it had pulled
         self._note()
+
+    def _to_look_at(self, stage: Stage, pulled: Sequence[BladeReport]) -> list[BladeReport]:
+        """Those of the blades that pulled whose health is asked for.
+
+        Who had nothing to pull may have failed when it did, in a rollout that stopped or was cut
+        off: it is asked, too, after one of these, and when its ring is about to hand on what it
+        has. That spares a night on which nothing moves 58 questions. Who waits for its confirmation
+        since an earlier pull (its connection was lost, say) is asked in any case.
+        """
+        good = [each for each in pulled if each.good]
+        if self.wary or any(lacks(self.site, each, stage) for each in self._later(stage)):
+            return good
+        return [each for each in good if each.result is Result.UPDATED or each.unconfirmed]
 
     def _of(self, stage: Stage, results: frozenset[Result]) -> list[Blade]:
         known = self.reports
@@ -221,16 +285,16 @@ class Staged:
         tried = self._of(stage, FAILED | {Result.UPDATED, Result.UNCHANGED})
         for blade in stage.blades:
             self.reports.setdefault(blade.name, _plain(blade, Result.NOT_TRIED))
-        self._note(phase=Phase.STOPPED, why=why)
-        if back and self.plan.on_stop is OnStop.ROLLBACK:
+        goes_back = back and self.plan.on_stop is OnStop.ROLLBACK
+        self._note(phase=Phase.GOING_BACK if goes_back else Phase.STOPPED, why=why)
+        if goes_back:
             self._go_back(stage, why, tried)
         return why
 
     def _go_back(self, stage: Stage, why: str, tried: Sequence[Blade]) -> None:
         """Have the ring go back, and the blades that were tried."""
-        self._note(phase=Phase.GOING_BACK)
         try:
-            number = self.hands.rollback(stage, f"rollout stopped: {why}")
+            number = self.hands.rollback(stage, self._tried(stage), f"rollout stopped: {why}")
         except HeadnodeError as error:
             self.hands.say(f"Ring {stage.ring} cannot go back: {error}")
             self._note(phase=Phase.STOPPED, why=f"{why}. It cannot go back: {error}")
@@ -242,6 +306,10 @@ class Staged:
             also = "" if report.good else f"; and it cannot go back: {report.error}"
             self.reports[report.blade] = replace(report, result=result, error=why_first + also)
         self._note(phase=Phase.WENT_BACK, why=f"{why}. Its ring went back to generation {number}")
+
+
+def _name(stage: Stage) -> str:
+    return f"{stage.class_name}/{stage.ring}"
 
 
 def _plain(blade: Blade, result: Result) -> BladeReport:

@@ -34,8 +34,10 @@ def _ask(names: Sequence[str], line: str, options: Rollout) -> dict[str, Outcome
 
 def _confirm(well: Mapping[str, BladeReport], options: Rollout) -> dict[str, str]:
     wrong: dict[str, str] = {}
-    for sequence in {each.sequence for each in well.values()}:
-        names = [name for name, each in well.items() if each.sequence == sequence]
+    # The deployment may have been renewed since the pull that waits.
+    waiting = {name: each.unconfirmed or each.sequence for name, each in well.items()}
+    for sequence in set(waiting.values()):
+        names = [name for name, each in waiting.items() if each == sequence]
         done = _ask(names, f"{PULL} confirm {sequence}", options)
         wrong |= {name: why_unwell(done.get(name)) for name in names}
     return wrong

@@ -786,16 +786,19 @@ def test_a_damaged_note_of_what_was_applied_is_as_none(blade: Blade) -> None:
     assert blade.applied is not None
 
 
-def test_a_second_pull_at_once_is_refused_and_the_first_goes_on(blade: Blade) -> None:
+def test_a_second_pull_at_once_is_put_off_and_the_first_goes_on(blade: Blade) -> None:
     blade.deploy(1)
     blade.emerge_does(f"while ! [ -e go ]; do sleep 0.02; done; {INSTALL}")
     first = blade.start()
     deadline = time.monotonic() + 30
     while UPDATE not in blade.calls and time.monotonic() < deadline:
         time.sleep(0.01)
-    report = blade.pull(1)
-    assert report["error"] == "another pull is at work on this blade"
+    at_work = "another pull is at work on this blade"
+    report = blade.pull(0)
+    assert (report["result"], report["error"]) == ("deferred", at_work)
     assert report["emerge"] is False
+    report = blade.pull(1, "--trees")  # whoever asks for those needs them at once
+    assert (report["result"], report["error"]) == ("failed", at_work)
     (blade.folder / "go").touch()
     out, _ = first.communicate(timeout=60)
     assert first.returncode == 0
@@ -1394,9 +1397,12 @@ def test_a_blade_that_is_confirmed_stays_where_it_is(blade: Blade) -> None:
     armed(blade, 60.0)
     assert blade.pull(1, "confirm", "1")["error"] == "no pull of deployment 1 waits to be confirmed"
     assert blade.pull(0, "status")["unconfirmed"] == 2
+    report = blade.pull()  # which the headnode is to look at though it has nothing to pull
+    assert (report["result"], report["unconfirmed"]) == ("unchanged", 2)
     assert blade.pull(0, "confirm", "2")["result"] == "confirmed"
     assert dead_said(blade)["result"] == "confirmed"
-    assert blade.pull()["result"] == "unchanged"
+    report = blade.pull()
+    assert (report["result"], "unconfirmed" in report) == ("unchanged", False)
 
 
 def test_a_blade_that_was_off_at_the_deadline_goes_back_only_if_the_headnode_is_away(

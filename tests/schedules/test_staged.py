@@ -1,5 +1,6 @@
 """Rollouts over a way in that is each blade; rings, generations and deployments are real."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +30,8 @@ from schedules.missed import catch_up_once, missed_once
 from schedules.moving import Asked, promote_once, rollback_once
 from schedules.progress import Phase, Progress
 from schedules.rollout import BladeReport
-from schedules.rollouts import roll_out_once
+from schedules.rollouts import WAIT_S, roll_out_once
+from schedules.runner import BUSY_PAUSE_S
 from schedules.site import Site
 
 # enter BLADE LINE: answers as that blade's headnode-pull would, by what <folder>/<BLADE> says.
@@ -68,6 +70,7 @@ else:
     same = at.exists() and at.read_text() == str(generation)
     at.write_text(str(generation))
     report |= {{"result": "unchanged" if same else "updated", "confirm": "--confirm" in words}}
+    report |= {{"unconfirmed": does["waits"]}} if "waits" in does else {{}}
 print(json.dumps(report))
 sys.exit({{"failed": 1, "unreached": 3}}.get(report["result"], 0))
 """
@@ -224,6 +227,28 @@ def test_a_canary_that_is_unwell_stops_it_and_goes_back_and_the_fleet_is_untouch
     assert done.blades["blade01"].error == "munge is dead"
 
 
+def test_the_ledger_hears_of_a_blade_that_is_unwell_and_why(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    halting = fleet.with_(on_stop="halt")
+    with Ledger.of(fleet.site) as ledger:
+        _, reports = roll_out_once(
+            halting.site,
+            None,
+            watch=Notes([]),
+            on_report=lambda each: ledger.pulled(each, datetime.now(UTC)),
+        )
+        (state,) = ledger.blades().values()
+        assert (state.result, state.generation, state.error) == ("unwell", 2, "munge is dead")
+        assert '"result": "updated"' in state.error_log
+        assert state.success is not None
+        assert state.success < state.tried
+        found = [(each.result, each.error) for each in ledger.reports("blade01")]
+        assert found == [("unwell", "munge is dead"), ("updated", "")]
+        # Whoever counts takes these, each blade once; the ledger's updates are one, too.
+        assert [str(each.result) for each in reports] == ["unwell", *["not tried"] * 7]
+        assert list(ledger.update_seconds()) == ["blade01"]
+
+
 def test_a_ring_goes_back_to_what_its_blades_had_and_not_to_what_failed_before(
     fleet: Fleet,
 ) -> None:
@@ -266,6 +291,73 @@ def test_a_first_generation_that_fails_has_no_way_back_and_says_so(fleet: Fleet)
     )
 
 
+@contextlib.contextmanager
+def held_by(fleet: Fleet, who: str, meanwhile: Callable[[], object]) -> Iterator[None]:
+    """The binhost's lock is held until a rollout waits for it; then `meanwhile` happens."""
+    held = contextlib.ExitStack()
+    held.enter_context(locked(fleet.site.binhost("blade").lock, who))
+
+    def sleep(seconds: float, real: Callable[[float], None] = time.sleep) -> None:
+        if seconds == BUSY_PAUSE_S:
+            held.close()
+            meanwhile()
+        else:
+            real(seconds)
+
+    with held, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("schedules.rollouts.time.sleep", sleep)
+        yield
+
+
+def test_who_holds_the_binhost_is_waited_for_when_a_ring_is_to_get_something(
+    fleet: Fleet,
+) -> None:
+    with held_by(fleet, "headnode serve", lambda: None):
+        done, results, said = fleet.run()
+    assert (done.phase, set(results.values())) == (Phase.DONE, {"updated"})
+    lock = fleet.site.binhost("blade").lock
+    waits = f"The rollout waits: headnode serve (process {os.getpid()}) holds {lock}."
+    assert said[2:4] == ["Ring fleet gets generation 2", waits]
+
+
+def test_who_holds_the_binhost_is_waited_for_when_a_ring_is_to_go_back(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    with held_by(fleet, "headnode publish", lambda: None):
+        done, _, _ = fleet.run()
+    assert (done.phase, fleet.rings()) == (Phase.WENT_BACK, {"canary": 1, "fleet": 1})
+
+
+def test_a_ring_that_was_moved_meanwhile_goes_no_further_back(fleet: Fleet) -> None:
+    moved = {"now": datetime.now(UTC), "watch": Notes([])}
+    promote_once(fleet.site, "blade", "canary", 3, **moved)
+    fleet.does("blade01", unwell=3)
+    with held_by(
+        fleet,
+        "headnode rollback",
+        lambda: rollback_once(fleet.site, "blade", "canary", 2, **moved),
+    ):
+        done, results, _ = fleet.run()
+    assert done.why.endswith("Its ring went back to generation 2")
+    assert (done.phase, results["blade01"], fleet.at("blade01")) == (
+        *(Phase.WENT_BACK, "went back", "2"),
+    )
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+
+
+def test_a_ring_that_was_given_something_newer_meanwhile_keeps_it(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    moved = {"now": datetime.now(UTC), "watch": Notes([])}
+    with held_by(
+        fleet, "headnode publish", lambda: promote_once(fleet.site, "blade", "canary", 3, **moved)
+    ):
+        done, _, _ = fleet.run()
+    assert (done.phase, fleet.rings()) == (Phase.STOPPED, {"canary": 3, "fleet": 1})
+    assert done.why == (
+        "1 blade of canary failed, and 0 may: blade01. It cannot go back: The ring canary was "
+        "given generation 3 meanwhile. headnode rollout run tries it."
+    )
+
+
 def test_halt_leaves_the_ring_as_it_is(fleet: Fleet) -> None:
     fleet.does("blade02", fails=2)
     done, results, _ = fleet.with_(on_stop="halt").run()
@@ -279,6 +371,38 @@ def test_halt_leaves_the_ring_as_it_is(fleet: Fleet) -> None:
         **dict.fromkeys(EVERY[2:], "not tried"),
     }
     assert fleet.rings() == {"canary": 2, "fleet": 1}
+
+
+def test_what_failed_at_the_canary_is_not_handed_on_by_the_next_night(fleet: Fleet) -> None:
+    fleet.does("blade01", unwell=2)
+    halting = fleet.with_(on_stop="halt")
+    why = "1 blade of canary failed, and 0 may: blade01"
+    for _ in range(2):
+        done, results, _ = halting.run()
+        assert (done.phase, done.why) == (Phase.STOPPED, why)
+        assert results == {"blade01": "unwell", **dict.fromkeys(EVERY[1:], "not tried")}
+        assert fleet.rings() == {"canary": 2, "fleet": 1}
+    halting.run("blade04")  # which leaves nothing of the one that stopped
+    assert halting.run()[0].why == why
+    fleet.does("blade01")
+    begun = len(fleet.calls)
+    done, results, _ = halting.run()
+    assert results == {**dict.fromkeys(EVERY, "updated"), "blade01": "unchanged"}
+    assert fleet.calls[begun : begun + 2] == ["blade01", "blade01 health"]
+    begun = len(fleet.calls)
+    halting.run()
+    assert sorted(fleet.calls[begun:]) == EVERY  # nothing moves: nobody is asked for its health
+
+
+def test_what_failed_in_the_last_ring_goes_no_further_there_by_the_next_night(
+    fleet: Fleet,
+) -> None:
+    fleet.does("blade03", unwell=2)
+    halting = fleet.with_(on_stop="halt")
+    for _ in range(2):
+        done, results, _ = halting.run()
+        assert done.why == "1 blade of fleet failed, and 0 may: blade03"
+        assert (results["blade03"], results["blade04"]) == ("unwell", "not tried")
 
 
 def test_done_and_failed_blades_of_the_ring_go_back_and_those_not_tried_are_left(
@@ -414,6 +538,38 @@ def test_blades_are_confirmed_when_they_are_well(fleet: Fleet) -> None:
     assert "blade05 confirm 2" not in fleet.calls
 
 
+def test_a_blade_that_still_waits_for_its_confirmation_gets_it_though_it_has_nothing_to_pull(
+    fleet: Fleet,
+) -> None:
+    fleet.values["pull"] = {"confirm_s": 60.0}
+    fleet.run()
+    begun = len(fleet.calls)
+    fleet.does("blade01", waits=2)  # and its deployment was renewed since
+    _, results, _ = fleet.run()
+    assert set(results.values()) == {"unchanged"}
+    assert [call for call in fleet.calls[begun:] if not call.endswith(" --confirm")] == [
+        *("blade01 health", "blade01 confirm 2"),
+    ]
+
+
+def test_who_went_on_pulling_without_a_connection_is_looked_at_when_it_catches_up(
+    fleet: Fleet,
+) -> None:
+    fleet.does("blade04", off=True)
+    hands = {"watch": Notes([]), "clock": lambda: datetime.now(UTC), "sleep": time.sleep}
+    with Ledger.of(fleet.site) as ledger:
+        roll_out_once(
+            fleet.site,
+            None,
+            watch=Notes([]),
+            on_report=lambda each: ledger.pulled(each, datetime.now(UTC)),
+        )
+        (fleet.folder / "blade04.at").write_text("2")
+        fleet.does("blade04", unwell=2)
+        (report,) = catch_up_once(fleet.site, ledger, **hands)
+    assert (report.result, report.error) == ("unwell", "munge is dead")
+
+
 def test_drained_blades_are_left_out(fleet: Fleet) -> None:
     folder = fleet.site.binhost("blade").folder
     drained.drain(folder, ["blade02", "blade07"], "memory test", datetime.now(UTC))
@@ -424,6 +580,53 @@ def test_drained_blades_are_left_out(fleet: Fleet) -> None:
     }
     assert drained.undrain(folder, ["blade02", "blade03"]) == ["blade02"]
     assert drained.drained(folder, datetime.now(UTC)) == {"blade07": "memory test"}
+
+
+def test_a_ring_that_is_all_drained_hands_nothing_on(fleet: Fleet) -> None:
+    folder = fleet.site.binhost("blade").folder
+    drained.drain(folder, ["blade01", "blade02"], "memory test", datetime.now(UTC))
+    done, results, said = fleet.run()
+    why = "every blade of canary is drained, so it hands nothing on untried"
+    assert (done.phase, done.why, said) == (Phase.STOPPED, why, [f"STOPPED: {why}"])
+    assert list(results.values()) == [*["drained"] * 2, *["not tried"] * 6]
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+    assert fleet.calls == []
+
+
+def test_a_ring_that_is_all_drained_stops_nothing_where_nothing_would_be_handed_on(
+    fleet: Fleet,
+) -> None:
+    fleet.run()
+    folder, notes = fleet.site.binhost("blade").folder, Notes([])
+    drained.drain(folder, ["blade01", "blade02"], "memory test", datetime.now(UTC))
+    done, results, _ = fleet.run()
+    assert (done.phase, results["blade03"]) == (Phase.DONE, "unchanged")
+    promote_once(fleet.site, "blade", "canary", 3, now=datetime.now(UTC), watch=notes)
+    done, _, _ = fleet.with_(promote=False).run()
+    assert done.phase is Phase.DONE
+    done, results, _ = fleet.run("blade[01,03]")
+    assert (done.phase, results) == (Phase.DONE, {"blade01": "drained", "blade03": "unchanged"})
+
+
+def test_a_rollout_that_waited_takes_blades_that_were_drained_only_meanwhile(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, reboot = fleet.site.binhost("blade").folder, "headnode rollout reboot"
+    canaries = ["blade01", "blade02"]
+    drained.claim(folder, canaries, reboot, datetime.now(UTC))
+    restarting = contextlib.ExitStack()
+    restarting.enter_context(locked(fleet.site.state / progress.LOCK, progress.REBOOT))
+
+    def sleep(seconds: float, real: Callable[[float], None] = time.sleep) -> None:
+        if seconds == WAIT_S:
+            drained.release(folder, canaries, reboot)
+            restarting.close()
+        else:
+            real(seconds)
+
+    monkeypatch.setattr("schedules.rollouts.time.sleep", sleep)
+    _, reports = roll_out_once(fleet.site, None, watch=Notes([]), wait=True)
+    assert {each.blade: str(each.result) for each in reports} == dict.fromkeys(EVERY, "updated")
 
 
 def test_a_blade_whose_drain_is_over_takes_part_again(fleet: Fleet) -> None:
@@ -562,6 +765,60 @@ def test_one_that_was_cut_off_goes_on_where_it_was(
     assert results == {**dict.fromkeys(EVERY, "updated"), "blade05": "unchanged"}
     assert "blade05 health" in fleet.calls
     assert sorted({call.split()[0] for call in fleet.calls}) == EVERY[3:]
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("moved", [False, True])
+def test_one_that_was_cut_off_while_it_went_back_finishes_that(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, end: type[BaseException], moved: bool
+) -> None:
+    def killed(*words: Any, **more: Any) -> None:
+        if moved:
+            rollback_once(*words, **more)
+        raise end
+
+    fleet.does("blade03", fails=2)
+    with monkeypatch.context() as patch, pytest.raises(end):
+        patch.setattr("schedules.ring_moves.rollback_once", killed)
+        fleet.run()
+    known = progress.load(fleet.site.state)
+    assert known is not None
+    assert known.phase is Phase.GOING_BACK
+    assert fleet.rings() == {"canary": 2, "fleet": 1 if moved else 2}
+    fleet.does("blade03")  # a pull would succeed now
+    begun = len(fleet.calls)
+    done, results, said = fleet.run()
+    why = "1 blade of fleet failed, and 0 may: blade03"
+    assert (done.phase, done.why) == (
+        Phase.WENT_BACK,
+        f"{why}. Its ring went back to generation 1",
+    )
+    assert said[0] == "Going on with the rollout that was cut off"
+    assert said[-2:] == [f"STOPPED: {why}", "Ring fleet goes back to generation 1: blade03"]
+    assert results == {
+        **dict.fromkeys(EVERY[:2], "updated"),
+        "blade03": "went back",
+        **dict.fromkeys(EVERY[3:], "not tried"),
+    }
+    assert done.blades["blade03"].error == "no room"
+    assert fleet.calls[begun:] == ["blade03"]
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+
+
+def test_a_ring_that_was_going_back_and_got_something_newer_is_rolled_out(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*words: Any, **more: Any) -> None:
+        raise SystemExit
+
+    fleet.does("blade01", unwell=2)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("schedules.ring_moves.rollback_once", killed)
+        fleet.run()
+    promote_once(fleet.site, "blade", "canary", 3, now=datetime.now(UTC), watch=Notes([]))
+    done, results, _ = fleet.run()
+    assert (done.phase, results) == (Phase.DONE, dict.fromkeys(EVERY, "updated"))
+    assert fleet.rings() == {"canary": 3, "fleet": 3}
 
 
 def test_the_status_says_whether_it_runs_or_was_killed() -> None:
