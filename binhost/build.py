@@ -129,12 +129,11 @@ def build(
         )
     _require_same_root(shop, before)
     save(shop.folder / "result.json", result)
-    _drop_outdated(shop, result.packages)
     return result
 
 
-def _drop_outdated(shop: Workshop, packages: Iterable[str]) -> None:
-    """Drop from staging what no build takes any more.
+def drop_outdated(shop: Workshop, packages: Iterable[str]) -> None:
+    """Drop from staging what no build from the newest trees, which `shop` has, takes any more.
 
     emerge packs also what was only needed to build, which is never published. It is kept for a
     builder that starts anew, for as long as a tree has that version.

@@ -10,6 +10,7 @@ import logging
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from enum import Enum
@@ -52,7 +53,8 @@ class Owner(Protocol):
 
     `now_s` (monotonic) and `date`, the fields that every reply has, are of this round of the loop.
     `lets_go`: connections are closed after their reply, although the client would keep them.
-    `coming_bytes`: of all bodies that are waited for, so that strangers cannot fill the memory.
+    `coming`: the bytes of all bodies that are waited for, by client address, so that strangers
+    cannot fill the memory, nor one of them keep all others out.
     """
 
     site: Site
@@ -63,7 +65,7 @@ class Owner(Protocol):
     now_s: float
     date: bytes
     lets_go: bool
-    coming_bytes: int
+    coming: Counter[str]
 
     def watch(self, connection: Connection, events: int) -> None:
         """Call the connection on these events of its socket, and on no others (0: none)."""
@@ -195,11 +197,13 @@ class Connection:
 
     def _await_body(self, upload: Upload) -> None:
         assert self._handler is not None  # noqa: S101
-        if self._owner.coming_bytes + upload.length > self._owner.site.limits.bodies_bytes:
-            self._handler.close_connection = True  # the body is left unread
+        limits, coming = self._owner.site.limits, self._owner.coming
+        own = coming.get(self.peer, 0) + upload.length
+        if own > limits.peer_bytes or coming.total() + upload.length > limits.bodies_bytes:
+            self._handler.close_connection = self._handler.has_unread_input = True
             self._send(text_reply(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", RETRY_S)))
             return
-        self._owner.coming_bytes += upload.length
+        coming[self.peer] = own
         self._upload = upload
         self.wait = Wait.BODY
         self.deadline_s = self._owner.now_s + self._owner.site.limits.read_s
@@ -210,7 +214,8 @@ class Connection:
     def _end_upload(self) -> None:
         """No body is waited for any more."""
         if self._upload is not None:
-            self._owner.coming_bytes -= self._upload.length
+            self._owner.coming[self.peer] -= self._upload.length
+            self._owner.coming += Counter()  # which drops those that are at 0
             self._upload = None
 
     def _take_body(self) -> bool:

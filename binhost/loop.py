@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 from email.utils import formatdate
 from enum import Enum
 
@@ -71,7 +72,7 @@ class Loop:
         self._date_s = 0
         self.date = b""
         self.lets_go = False
-        self.coming_bytes = 0
+        self.coming: Counter[str] = Counter()
         self._ending = Ending.NOT
         self._end_s = float("inf")
         self._reopen = False

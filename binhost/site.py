@@ -28,6 +28,7 @@ class Limits:
     threads: int = 8  # for slow answers; more of them wait for a thread
     waiting: int = 256  # slow answers that may wait; further ones are told to come back (503)
     bodies_bytes: int = 16 << 20  # of requests that are still coming, all together; else 503
+    peer_bytes: int = 4 << 20  # of these, from one address (a proxy's, maybe)
     stop_s: float = 10.0  # for running transfers when the server stops
     drain_s: float = 4 * 3600.0  # for running transfers when others have taken over
 

@@ -20,6 +20,7 @@ from headnode.errors import ConfigError
 from headnode.files import write_atomic
 
 SUFFIXES = (".patch", ".diff")
+DROPPED = ".dropped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +100,27 @@ def drop(folder: Path, atom: str) -> list[str]:
     """
     found = kept_of(folder, atom)
     for where in found:
-        (folder / where).unlink()
+        (folder / where).rename(_aside(folder / where))
     return found
 
 
+def forget_dropped(folder: Path) -> None:
+    """Let go of what was dropped: `put_back` cannot bring it back from here any more."""
+    for path in folder.glob(f"*/*/.*{DROPPED}"):
+        path.unlink()
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{DROPPED}")
+
+
 def put_back(folder: Path, before: Mapping[str, str]) -> None:
-    """Have the patches of a folder be `before` again."""
-    for where in read_patches(folder).keys() - before.keys():
+    """Have the patches of a folder be `before` again; what was dropped needs no room for that."""
+    now = read_patches(folder)
+    for where in now.keys() - before.keys():
         (folder / where).unlink()
-    keep(folder, before)
+    for where, text in before.items():
+        if where not in now and _aside(folder / where).exists():
+            _aside(folder / where).replace(folder / where)
+        elif now.get(where) != text:
+            keep(folder, {where: text})

@@ -191,8 +191,8 @@ def install_line(publics: Sequence[str]) -> str:
     """The shell line that root runs on the blade; the tar comes on its standard input. Pure."""
     authorize = authorize_line("/root/.ssh", [authorized_line(each) for each in publics])
     return (
-        f"set -e; umask 022; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; "
-        f"{timer.settle_line()}; umask 077; {authorize}"
+        f"set -e; umask 022; rm -f {' '.join(timer.PATHS)}; tar -x -C / -f -; umask 077; "
+        f"{authorize}; {timer.settle_line()}"
     )
 
 

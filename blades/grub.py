@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 BOOT = Path("/boot")
 ENDING_LINES = 10
+LIMIT_S = 900.0  # for grub-mkconfig and what makes the initramfs
 # Where GRUB only reads, so that a boot-once would be one for ever.
 READ_ONLY = {"btrfs", "zfs", "lvm", "diskfilter", "mdraid09", "mdraid1x", "cryptodisk", "luks"}
 
@@ -24,9 +25,11 @@ class KernelError(Exception):
 def run(*argv: str) -> str:
     """Run a program and give what it printed, or a KernelError with the end of it."""
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     except FileNotFoundError as error:
         raise KernelError(f"this blade has no {argv[0]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise KernelError(f"{' '.join(argv)} did not end within {LIMIT_S:g} s") from error
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).splitlines()[-ENDING_LINES:])
         raise KernelError(f"{' '.join(argv)} failed with exit code {done.returncode}:\n{said}")

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,11 +32,13 @@ def same_state(before: Mapping[str, Any], says: Mapping[str, Any]) -> bool:
 def keep(texts: Mapping[str, str], before: Mapping[str, Any]) -> None:
     """Keep the files of a deployment (`texts`), and those of `before`, if they are still here.
 
-    Packages fetched for neither go.
+    One that comes to the same as the last, which puts an edit right, say, leaves the way back as it
+    is. Packages fetched for neither go.
     """
     now, old = places.STATE / "now", places.STATE / "before"
     last = places.read_object(now / "deployment.json")
-    if last and before and same_state(last, before):
+    moves = not last or not same_state(last, json.loads(texts["deployment.json"]))
+    if last and before and same_state(last, before) and moves:
         shutil.rmtree(old, ignore_errors=True)
         now.rename(old)
     shutil.rmtree(now, ignore_errors=True)

@@ -91,7 +91,6 @@ def pull(settings: Mapping[str, Any], report: dict[str, Any], words: frozenset[s
             f"this blade went back from generation {says['generation']} by itself, since nobody "
             "confirmed it: move the ring, or run headnode-pull --now on the blade"
         )
-    deadman.follow()
     from blades.update import update
 
     update(order, settings, report, words)

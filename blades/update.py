@@ -132,6 +132,7 @@ def update(
     says, before = order.says, read_state("applied.json").get("deployment", {})
     merging.begin_log()
     believe(order, settings)
+    deadman.follow()
     half_way = (places.STATE / APPLYING).exists() or lacks_trees(says)
     if before and kept.same_state(before, says) and not half_way and drift.untouched():
         _note(order, report["packages"])
@@ -304,7 +305,7 @@ def go_back(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
     deadman.disarm()
     try:  # or the blade boots what it has just refused, when somebody switches it off and on
         blades.kernel.settle(settings)
-    except KernelError as error:
+    except (KernelError, OSError, ValueError) as error:
         report["warnings"].append(str(error))
     if line := limits["back_command"]:
         report["warnings"] += afterwards.failures([line], 300.0)

@@ -110,7 +110,8 @@ class Clone:
             remove_tree(self.store)
             self._git("init", "--quiet", "--bare", str(self.store), within=False, check=True)
         # Of a git that was killed, or lost its power: whoever syncs holds the repository's lock.
-        for lock in (*self.store.glob("*.lock"), *(self.store / "refs").rglob("*.lock")):
+        tops = (*self.store.glob("*.lock"), *self.store.glob("objects/*.lock"))
+        for lock in (*tops, *(self.store / "refs").rglob("*.lock")):
             lock.unlink(missing_ok=True)
 
     def _git(

@@ -104,7 +104,10 @@ class PullThrough:
         try:
             thread.start()
         except RuntimeError as error:  # no thread can be had just now (limits: pids, memory)
-            failed = MirrorError(f"{wanted.filename} cannot be fetched now: {error}.")
+            failed = MirrorError(
+                f"{wanted.filename} cannot be fetched now: {error}.",
+                remedy="The next request tries it again; look at the limits of the service.",
+            )
             self._settle(wanted.filename, None)
             future.set_exception(failed)
             raise failed from error

@@ -166,6 +166,7 @@ def build_once(
         BuildError, MirrorError, BusyError.
     """
     site.require_space()
+    newest = snapshots is None
     snapshots = snapshots or newest_set(site)
     shop = site.workshop(class_name, snapshots)
 
@@ -181,7 +182,7 @@ def build_once(
             watch.amount("build", len(there), total, "packages")
 
     with locked(shop.folder / ".lock", "headnode build"):
-        return build_step.build(
+        result = build_step.build(
             shop,
             class_name=class_name,
             snapshots=snapshots,
@@ -192,3 +193,6 @@ def build_once(
             helpers=helpers_of(site, class_name),
             report=report,
         )
+        if newest:  # a patch is built from the trees of its ring, and the night's packages wait
+            build_step.drop_outdated(shop, result.packages)
+        return result

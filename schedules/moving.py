@@ -119,8 +119,9 @@ def renew_once(site: Site, *, now: datetime) -> Renewed:
 def replace_key_once(site: Site, old: str, *, name: str, now: datetime) -> list[Published]:
     """Have blades trust the key `old` no more, and another one in its place if it signs.
 
-    That one is new, and named `name`. Every ring gets a deployment that both have signed, and that
-    tells of the new one alone. Run again, it goes on where it was cut off.
+    That one is trusted already and at hand, or else new, and named `name`. Every ring gets a
+    deployment that both have signed, and that tells of `old` no more. Run again, it goes on where
+    it was cut off.
 
     Raises:
         ConfigError: `old` was never trusted, cluster.toml names it, or no key that is at hand is
@@ -138,7 +139,8 @@ def replace_key_once(site: Site, old: str, *, name: str, now: datetime) -> list[
             )
         _require_known(site, keys.held())
         if keys.signer() == old:
-            keys.use(keys.make(name))
+            others = [key for key in keys.held() if key != old and key in keys.trusted()]
+            keys.use(others[0] if others else keys.make(name))
         keys.drop(old)
     renewed = renew_once(site, now=now)
     for error in renewed.failed.values():

@@ -20,7 +20,7 @@ from binhost.kept import cpv_of_name
 from binhost.patches import explain_patch
 from binhost.publish import Published
 from binhost.records import BuildResult, Generation
-from binhost.user_patches import drop, keep, put_back, read_patches
+from binhost.user_patches import drop, forget_dropped, keep, put_back, read_patches
 from config.portage import PATCHES, Rendered
 from headnode.errors import BuildError, ConfigError, MirrorError
 from headnode.files import locked
@@ -139,6 +139,7 @@ def _as_before_unless_built(folder: Path) -> Iterator[None]:
     except BaseException:
         put_back(folder, before)
         raise
+    forget_dropped(folder)
 
 
 def patch_once(

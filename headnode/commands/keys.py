@@ -115,9 +115,10 @@ def _require_told(site: Site, key: str) -> None:
 @click.argument("key")
 @click.pass_obj
 def replace(settings: Settings, key: str) -> None:
-    """Have blades trust KEY no more, at once: it got into wrong hands. A new key signs.
+    """Have blades trust KEY no more, at once: it got into wrong hands. Another one signs.
 
-    Every ring gets a deployment that tells of the new one, signed by both.
+    That is a new one, unless there is one already. Every ring gets a deployment that tells of it,
+    signed by both.
 
     Example: headnode keys replace 0123456789ABCDEF0123456789ABCDEF01234567
     """

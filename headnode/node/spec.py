@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePath, PurePosixPath
@@ -101,15 +101,18 @@ def follow_links(spec: NodeSpec) -> NodeSpec:
     """
     if spec.lower is None:
         return spec
+    below = (*spec.beneath, spec.lower)
+    seen = (spec.upper, *below)
+    # Of a link that a file given to the node covers, the root's own folder is hidden, too.
+    hidden = {_led_to(spec, layers, each) for layers in (seen, below) for each in spec.hidden}
     return replace(
         spec,
-        binds=tuple(replace(each, target=_led_to(spec, each.target)) for each in spec.binds),
-        hidden=tuple(Path(_led_to(spec, each)) for each in spec.hidden),
+        binds=tuple(replace(each, target=_led_to(spec, seen, each.target)) for each in spec.binds),
+        hidden=tuple(map(Path, sorted(hidden))),
     )
 
 
-def _led_to(spec: NodeSpec, path: PurePath) -> PurePosixPath:
-    layers = (spec.upper, *spec.beneath, *([spec.lower] if spec.lower else []))
+def _led_to(spec: NodeSpec, layers: Sequence[Path], path: PurePath) -> PurePosixPath:
     done, left, links = list[str](), list(path.parts[1:]), 0
     while left:
         name = left.pop(0)

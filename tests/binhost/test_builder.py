@@ -445,7 +445,7 @@ def test_what_no_tree_has_any_more_is_dropped_from_staging_unless_it_is_wanted(
     [there, wanted, *gone] = (make_package(shop.staging, pf) for pf in has)
     (tmp_path / "tree/app-misc/tool").mkdir(parents=True)
     (tmp_path / "tree/app-misc/tool/tool-2.ebuild").touch()
-    build_step._drop_outdated(shop, (wanted,))
+    build_step.drop_outdated(shop, (wanted,))
     assert package_names(shop.staging) == {there, wanted}
     assert len(gone) == 2
 
@@ -475,7 +475,8 @@ def test_what_was_needed_only_to_build_is_packed_and_goes_when_its_tree_has_it_n
     assert packed in package_names(works.shop().staging)
     tool.rename(tool.with_name("onlybuild-2.ebuild"))
     bump(works.upstream, "app-misc/bladecount", Step.REVISION)
-    works.build("bdepend, later")
+    result = works.build("bdepend, later")
+    build_step.drop_outdated(works.shop(), result.packages)
     assert packed not in package_names(works.shop().staging)
 
 

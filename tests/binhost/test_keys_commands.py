@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from binhost.keys import gpg
+from binhost.keys import Keys, gpg
 from binhost.publish import Order, promote, publish
 from binhost.signing import Signer, is_sealed
 from config.load import load
@@ -136,6 +137,18 @@ def test_a_replacement_that_was_cut_off_goes_on_and_makes_no_third_key(here: Her
         f"{new} signs. Blades trust {old} no more when they have pulled, nor any package that it "
         "signed.\n",
     )
+
+
+def test_a_replacement_that_was_killed_before_its_key_signed_takes_that_one(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = here.site.keys.signer()
+    with monkeypatch.context() as patch:
+        patch.setattr(Keys, "use", Mock(side_effect=KeyboardInterrupt))
+        assert here.headnode("keys", "replace", old)[0] == 130
+    (made,) = here.site.keys.trusted().keys() - {old}
+    assert here.headnode("keys", "replace", old)[0] == 0
+    assert list(here.site.keys.trusted()) == [made]
 
 
 def test_a_key_that_does_not_sign_is_only_forgotten(here: Here) -> None:

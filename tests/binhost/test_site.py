@@ -267,15 +267,16 @@ def test_half_a_body_is_a_408(tmp_path: Path) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
 
 
-def test_bodies_that_never_come_cannot_fill_the_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", ["bodies_bytes", "peer_bytes"])
+def test_bodies_that_never_come_cannot_fill_the_memory(tmp_path: Path, limit: str) -> None:
     route = Route(answer=echo, methods=("POST",), body_bytes=100)
     head = b"POST /report HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-    with server(tmp_path, Limits(bodies_bytes=150), routes={"/report": route}) as running:
+    with server(tmp_path, Limits(**{limit: 150}), routes={"/report": route}) as running:
         with socket.create_connection(running.address, timeout=PATIENCE_S) as stranger:
             stranger.sendall(head + b"x" * 99)
             time.sleep(0.1)
             with socket.create_connection(running.address, timeout=PATIENCE_S) as other:
-                other.sendall(head)
+                other.sendall(head + b"x" * 100)
                 said = b"".join(iter(lambda: other.recv(1000), b""))
             assert said.startswith(b"HTTP/1.1 503 ")
             assert b"\r\nRetry-After: " in said

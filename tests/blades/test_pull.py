@@ -1334,6 +1334,28 @@ def test_a_blade_that_nobody_confirms_goes_back_by_itself_and_stays_there(blade:
     assert not (blade.folder / "lib/refused").exists()
 
 
+def test_a_pull_that_only_puts_an_edit_right_leaves_the_way_back_as_it_is(blade: Blade) -> None:
+    armed(blade, 60.0)
+    assert blade.pull(0, "confirm", "2")["result"] == "confirmed"
+    dead_said(blade)
+    (blade.folder / "dead.out").unlink()
+    (blade.folder / "portage/make.conf").write_text("an edit\n")
+    blade.emerge_does(":")
+    assert blade.pull(0, "--confirm")["result"] == "updated"
+    before = json.loads((blade.folder / "lib/before/deployment.json").read_text())
+    assert before["sequence"] == 1
+    assert json.loads((blade.folder / "lib/now/deployment.json").read_text())["sequence"] == 2
+
+
+def test_a_deployment_that_is_not_believed_makes_a_blade_forget_no_refusal(blade: Blade) -> None:
+    armed(blade, 1.0)
+    dead_said(blade)
+    blade.settings(signed=True)  # and this blade has nothing to check signatures with
+    blade.deploy(3, blade=blade_json())
+    assert "is not set up" in blade.pull(2)["error"]
+    assert (blade.folder / "lib/refused").exists()
+
+
 def test_a_blade_that_went_back_by_itself_follows_a_ring_that_goes_there_again(
     blade: Blade,
 ) -> None:
@@ -1370,11 +1392,18 @@ def test_the_way_back_arms_the_kernel_of_before(blade: Blade) -> None:
         "def settle(settings):\n"
         "    with (folder / 'settled').open('a') as out:\n"
         "        print((folder / 'portage/make.conf').read_text(), file=out)\n"
+        "    if (folder / 'told').exists():\n"
+        "        raise AssertionError('back_command comes last')\n"
+        "    if (folder / 'portage/make.conf').read_text() == 'second\\n':\n"
+        "        (folder / 'full').touch()\n"
+        "    elif (folder / 'full').exists():\n"
+        "        raise OSError(28, 'No space left on device')\n"
         "    return {'running': os.uname().release, 'due': '', 'removed': []}\n"
         "kernel.settle = settle\n",
     )
-    armed(blade, 1.0)
-    dead_said(blade)
+    armed(blade, 1.0, back_command=f"echo back > {blade.folder}/told")
+    assert dead_said(blade)["warnings"] == ["[Errno 28] No space left on device"]
+    assert (blade.folder / "told").exists()
     said = (blade.folder / "settled").read_text().split("\n")
     assert [line for line in said if line] == ['USE="x"', "second", 'USE="x"']
 

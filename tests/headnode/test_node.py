@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from headnode.errors import EnvironmentLacksError, ExitCode, NodeError
+from headnode.files import remove_tree
 from headnode.node.machine import TOOLS, lacking, require_namespaces
 from headnode.node.running import Node, start, start_all, start_time
 from headnode.node.script import setup_script
@@ -291,6 +292,13 @@ def test_what_is_bound_and_hidden_is_where_the_links_of_the_root_lead(
     finally:
         node.stop()
     assert (secret / "key").read_text() == "of the machine"
+    write_upper(made, {"/etc/state/file": "given to the node"})
+    node = start(made)
+    try:
+        assert said(node, f"ls -A {secret}") == ""
+    finally:
+        node.stop()
+    remove_tree(made.upper / "etc/state")
     (root / "etc/state").unlink()
     (root / "etc/state").symlink_to("/etc/state")
     with pytest.raises(NodeError) as raised:

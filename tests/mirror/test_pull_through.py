@@ -406,5 +406,8 @@ def test_a_moment_without_threads_leaves_nothing_that_never_ends(
     with monkeypatch.context() as patch, pytest.raises(MirrorError) as raised:
         patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start")))
         puller.fetch(NAME)
-    assert str(raised.value) == f"{NAME} cannot be fetched now: can't start."
+    assert str(raised.value) == (
+        f"{NAME} cannot be fetched now: can't start. The next request tries it again; look at the "
+        "limits of the service."
+    )
     assert puller.fetch(NAME) == place(state)

@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from binhost import user_patches
 from binhost.user_patches import keep, read_patches
 from config.model import Cluster
 from headnode.errors import BuildError, BusyError, EnvironmentLacksError
@@ -65,3 +67,24 @@ def test_a_dropped_patch_is_back_where_its_package_was_not_built(
             site, "blade", "app-misc/a", None, now=NOW, asked=Asked(), watch=Silent()
         )
     assert read_patches(site.patches("blade")) == {PLACE: "+++ b/file\n"}
+
+
+def test_what_was_dropped_is_back_without_a_byte_of_room(
+    site: Site, failing: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_patches, "write_atomic", Mock(side_effect=OSError(28, "no room")))
+    with pytest.raises(failing):
+        patching.drop_once(
+            site, "blade", "app-misc/a", None, now=NOW, asked=Asked(), watch=Silent()
+        )
+    assert read_patches(site.patches("blade")) == {PLACE: "+++ b/file\n"}
+
+
+def test_what_was_dropped_is_gone_when_its_package_is_built(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patching, "build_once", Mock())
+    monkeypatch.setattr(patching, "publish_once", Mock())
+    patching.drop_once(site, "blade", "app-misc/a", None, now=NOW, asked=Asked(), watch=Silent())
+    folder = site.patches("blade")
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
