@@ -95,14 +95,24 @@ class Signer:
             try:
                 self._seal(path, seal, (*self.sealers, *self.leaving))
             except CommandError as error:
-                enough = self.by_hand or not told or any(key in told for key in self.sealers)
-                if not self.leaving or not enough:
+                able = [key for key in self.leaving if self._can_sign(path, seal, key)]
+                keys = (*self.sealers, *able)
+                enough = self.by_hand or not told or any(key in told for key in keys)
+                if len(able) == len(self.leaving) or not enough:
                     raise
-                log.warning("Signed without %s: %s", ", ".join(self.leaving), error.tail)
-                self._seal(path, seal, self.sealers)
+                without = ", ".join(key for key in self.leaving if key not in able)
+                log.warning("Signed without %s: %s", without, error.tail)
+                self._seal(path, seal, keys)
         except CommandError as error:
             raise PublishError(f"{path.name} could not be signed: {error.tail}") from error
         seal.chmod(0o644)
+
+    def _can_sign(self, path: Path, seal: Path, key: str) -> bool:
+        try:
+            self._seal(path, seal, (key,))
+        except CommandError:
+            return False
+        return True
 
     def _seal(self, path: Path, seal: Path, keys: Iterable[str]) -> None:
         users = [word for key in keys for word in ("--local-user", f"{key}!")]

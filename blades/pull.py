@@ -87,6 +87,9 @@ def pull(settings: Mapping[str, Any], report: dict[str, Any], words: frozenset[s
         report["result"] = "unchanged"
         return
     if deadman.is_refused(says) and "now" not in words:
+        from blades.update import believe
+
+        believe(order, settings)  # it may tell of other keys
         raise PullError(
             f"this blade went back from generation {says['generation']} by itself, since nobody "
             "confirmed it: move the ring, or run headnode-pull --now on the blade"

@@ -145,6 +145,8 @@ def update(
         report["result"], report["error"] = "deferred", why
         return
     _note_cut(report)
+    # Not for an edit that is put right: the blade was found well with this deployment before.
+    is_new = bool(deadman.waiting()) or not (before and kept.same_state(before, says))
     deadman.disarm()
     sequence = says["sequence"]
     try:
@@ -155,7 +157,7 @@ def update(
     kept.keep(texts, before)
     _note(order, report["packages"])
     limits = blade_of(texts)["pull"]
-    if "confirm" in words and limits["confirm_s"] and before:
+    if "confirm" in words and limits["confirm_s"] and before and is_new:
         report["confirm"] = deadman.arm(sequence, limits["confirm_s"])
     report["result"] = "updated"
 

@@ -25,6 +25,7 @@ from schedules.site import Site
 log = logging.getLogger(__name__)
 
 LINES = 5
+AGAIN_S = 3600.0  # a way that says it failed may have told somebody all the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class NotBegun:
 
     def __init__(self, now: datetime) -> None:
         self._known = now
-        self._told_s = -math.inf
+        self._quiet_until_s = -math.inf
 
     def looked(self, now: datetime) -> None:
         """Take note that it was known what is due."""
@@ -67,13 +68,15 @@ class NotBegun:
 
     def tell(self, site: Site, job: str, why: str, now: datetime) -> None:
         """Send a notice, once a night whatever the reason."""
-        if time.monotonic() - self._told_s < notices.NIGHT.total_seconds():
+        if time.monotonic() < self._quiet_until_s:
             return
         try:
-            notices.tell_not_begun(site, job, why, now=now)
+            if errors := notices.tell_not_begun(site, job, why, now=now):
+                log.error("not everybody could be told: %s", "; ".join(errors))
+                self._quiet_until_s = time.monotonic() + AGAIN_S
         except OSError as error:  # a full disk: it is remembered here, then
             log.error("that a notice was sent cannot be noted: %s", error)
-            self._told_s = time.monotonic()
+            self._quiet_until_s = time.monotonic() + notices.NIGHT.total_seconds()
 
 
 def _had_its_run(site: Site, start: Start, child: Ended) -> bool:

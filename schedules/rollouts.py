@@ -8,7 +8,7 @@ from datetime import datetime
 
 from blades import drained
 from blades.inventory import select
-from headnode.errors import BusyError
+from headnode.errors import BusyError, RolloutError
 from headnode.files import locked
 from schedules import progress
 from schedules.observer import Observer
@@ -54,6 +54,7 @@ def roll_out_once(
     Raises:
         BusyError: another rollout runs, and `wait` is not set.
         ConfigError: `nodes` names no blades.
+        RolloutError: one over other blades was cut off while a ring went back.
     """
     select(site.cluster, nodes)  # what names no blades waits for nobody
     path = site.state / progress.LOCK
@@ -78,6 +79,11 @@ def _run(
     on_report: Callable[[BladeReport], None],
 ) -> tuple[Progress, list[BladeReport]]:
     last = progress.load(site.state)
+    if last and last.phase is Phase.GOING_BACK and last.nodes != nodes:
+        raise RolloutError(
+            "A rollout was cut off while a ring went back.",
+            remedy="headnode rollout run finishes that first.",
+        )
     known = last if last and last.phase in UNFINISHED and last.nodes == nodes else None
     if known:
         watch.say("Going on with the rollout that was cut off")

@@ -52,7 +52,8 @@ class Hands:
 class Staged:
     """A rollout that runs. `known` are the reports of one that was killed, which it goes on from.
 
-    `wary`: blades that have nothing new are looked at, too. `reports` has the newest of each blade.
+    `wary`: blades that have nothing new are looked at, too. `reports` has the newest of each blade,
+    `changed` names those that got something new.
     """
 
     site: Site
@@ -62,6 +63,7 @@ class Staged:
     known: Progress | None = None
     wary: bool = False
     reports: dict[str, BladeReport] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         now = self.hands.clock()
@@ -141,10 +143,19 @@ class Staged:
             if len(failed) > stage.max_failed:
                 many = counted(len(failed), "blade")
                 why = f"{many} of {stage.ring} failed, and {stage.max_failed} may"
-                return self._stop(stage, f"{why}: {fold(failed)}", back=True)
+                back = self.known is not None or any(map(self._blames, failed))
+                return self._stop(stage, f"{why}: {fold(failed)}", back=back)
         if not any(self.reports[each.name].good for each in stage.blades):
             return self._nobody(stage)
         return ""
+
+    def _blames(self, blade: Blade) -> bool:
+        """Whether the generation may be why a blade failed: it came just now, or did not come.
+
+        Who had it for long and is not well now stops the ring, which would else go back by one
+        generation every night for what lies elsewhere.
+        """
+        return blade.name in self.changed or self.reports[blade.name].result is not Result.UNWELL
 
     def _nobody(self, stage: Stage) -> str:
         """No blade of a ring is good: stop, unless it is all drained, and would hand nothing on."""
@@ -246,7 +257,8 @@ class Staged:
         pulled = rollout_once(blades, self.options, self.hands.on_report, line=pull_line(self.site))
         if lost := why_cut_off(pulled):
             self.hands.say(f"WARNING: {lost}")
-        changed = [each for each in pulled if each.result is Result.UPDATED]
+        changed = {each.blade for each in pulled if each.result is Result.UPDATED}
+        self.changed |= changed
         if changed and self.options.settle_s:
             self.hands.sleep(self.options.settle_s)
         wrong = unwell(self.site, self._to_look_at(stage, pulled))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,24 @@ def test_a_dropped_key_that_cannot_sign_any_more_holds_nothing_up(
         signer.seal(path, told=(first,))
     gpg(keys.home, "--yes", "--delete-secret-keys", first)
     assert keys.leaving() == []
+
+
+def test_one_of_two_dropped_keys_that_cannot_sign_leaves_the_other(
+    keys: Keys, tmp_path: Path
+) -> None:
+    first, second, third = (keys.make(name) for name in ("one", "two", "three"))
+    blade = tmp_path / "blade"
+    make_home(keys.trusted()[second], blade)
+    keys.use(third)
+    keys.drop(first)
+    keys.drop(second)
+    signer = replace(Signer.of(keys), leaving=(first, second))
+    gpg(keys.home, "--yes", "--delete-secret-keys", first)  # its card was taken out
+    path = tmp_path / "deployment.json"
+    path.write_text("{}")
+    signer.seal(path, told=(second,))
+    assert is_sealed(path, blade)
+    assert is_sealed(path, signer.verify_home)
 
 
 def test_the_key_that_signs_cannot_be_dropped(keys: Keys) -> None:

@@ -1329,6 +1329,8 @@ def test_a_blade_that_nobody_confirms_goes_back_by_itself_and_stays_there(blade:
     )
     blade.renew(3)
     assert blade.pull(1)["error"] == refused["error"]
+    # It believes what it refuses: its keys, and that no older one follows.
+    assert json.loads((blade.folder / "lib/seen.json").read_text()) == {"blade/canary": 3}
     blade.deploy(4, blade=blade_json())
     assert blade.pull()["result"] == "updated"
     assert not (blade.folder / "lib/refused").exists()
@@ -1341,7 +1343,9 @@ def test_a_pull_that_only_puts_an_edit_right_leaves_the_way_back_as_it_is(blade:
     (blade.folder / "dead.out").unlink()
     (blade.folder / "portage/make.conf").write_text("an edit\n")
     blade.emerge_does(":")
-    assert blade.pull(0, "--confirm")["result"] == "updated"
+    report = blade.pull(0, "--confirm")
+    assert (report["result"], report.get("confirm", False)) == ("updated", False)
+    assert not (blade.folder / "lib/unconfirmed").exists()
     before = json.loads((blade.folder / "lib/before/deployment.json").read_text())
     assert before["sequence"] == 1
     assert json.loads((blade.folder / "lib/now/deployment.json").read_text())["sequence"] == 2

@@ -21,7 +21,7 @@ from binhost.records import Configuration, Generation
 from blades import drained
 from config.model import Cluster
 from headnode.commands.rollout import exit_code, status_lines
-from headnode.errors import BusyError, ExitCode
+from headnode.errors import BusyError, ExitCode, RolloutError
 from headnode.files import locked
 from mirror import sets
 from schedules import progress
@@ -52,7 +52,7 @@ if does.get("off") or (does.get("lost") == generation and words == ["health"]):
     sys.exit(255)
 report |= {{"generation": generation, "sequence": now["sequence"], "packages": 3}}
 if words == ["health"]:
-    report["result"] = "failed" if does.get("unwell") == generation else "well"
+    report["result"] = "failed" if does.get("unwell") in (generation, "always") else "well"
     report["error"] = "munge is dead" if report["result"] == "failed" else ""
 elif words[:1] in (["confirm"], ["status"]):
     report["result"] = "confirmed" if words[0] == "confirm" else "status"
@@ -392,6 +392,19 @@ def test_what_failed_at_the_canary_is_not_handed_on_by_the_next_night(fleet: Fle
     begun = len(fleet.calls)
     halting.run()
     assert sorted(fleet.calls[begun:]) == EVERY  # nothing moves: nobody is asked for its health
+
+
+def test_a_ring_goes_back_once_for_what_lies_elsewhere_and_not_again_each_night(
+    fleet: Fleet,
+) -> None:
+    promote_once(fleet.site, "blade", "canary", 3, now=datetime.now(UTC), watch=Notes([]))
+    fleet.does("blade01", unwell="always")  # a typo in the health line, say
+    assert fleet.run()[0].phase is Phase.WENT_BACK
+    assert fleet.rings() == {"canary": 2, "fleet": 1}
+    for _ in range(2):
+        done, results, _ = fleet.run()
+        assert (done.phase, results["blade01"]) == (Phase.STOPPED, "unwell")
+        assert fleet.rings() == {"canary": 2, "fleet": 1}
 
 
 def test_what_failed_in_the_last_ring_goes_no_further_there_by_the_next_night(
@@ -803,6 +816,24 @@ def test_one_that_was_cut_off_while_it_went_back_finishes_that(
     assert done.blades["blade03"].error == "no room"
     assert fleet.calls[begun:] == ["blade03"]
     assert fleet.rings() == {"canary": 2, "fleet": 1}
+
+
+def test_no_other_rollout_begins_before_one_that_was_cut_off_while_it_went_back(
+    fleet: Fleet,
+) -> None:
+    def killed(*words: Any, **more: Any) -> None:
+        raise SystemExit
+
+    fleet.does("blade03", unwell=2)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("schedules.ring_moves.rollback_once", killed)
+        fleet.run()
+    with pytest.raises(RolloutError) as raised:
+        fleet.run("blade04")
+    assert str(raised.value) == (
+        "A rollout was cut off while a ring went back. headnode rollout run finishes that first."
+    )
+    assert fleet.run()[0].phase is Phase.WENT_BACK
 
 
 def test_a_ring_that_was_going_back_and_got_something_newer_is_rolled_out(
