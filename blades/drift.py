@@ -90,12 +90,19 @@ def stamps() -> dict[str, list[int]]:
 def untouched() -> bool:
     """Whether /etc/portage is as the last pull left it (or no pull ever put it).
 
-    Files that an administrator gave the blade since are no generation's, and have no stamps.
+    What an administrator gave the blade since has no stamps: it may be the generation's, or not.
     """
     known = places.read_state(RECORD)
-    if "stamps" not in known:
-        return not (places.STATE / "now/blade.json").exists()
-    return bool(known["stamps"] == stamps())
+    if "stamps" in known:
+        return bool(known["stamps"] == stamps())
+    blade = places.read_state("now/blade.json")
+    if not blade:
+        return True
+    digests = digests_of(wanted(blade))
+    if there() != digests:
+        return False
+    places.write_json(places.STATE / RECORD, {"digests": digests, "stamps": stamps()})
+    return True
 
 
 def put(blade: Mapping[str, Any], now: datetime) -> list[str]:

@@ -1424,6 +1424,10 @@ def test_what_an_administrator_gives_a_blade_again_is_not_taken_for_its_generati
     assert blade.pull()["result"] == "updated"
     assert portage(blade) == GIVEN
     assert blade.pull()["result"] == "unchanged"
+    record.write_text(json.dumps({"digests": said["digests"]}))  # the generation's own, this time
+    assert blade.pull()["result"] == "unchanged"
+    (blade.folder / "portage/make.conf").write_text("an edit\n")
+    assert blade.pull()["result"] == "updated"
 
 
 def test_a_blade_that_is_confirmed_stays_where_it_is(blade: Blade) -> None:
