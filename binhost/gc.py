@@ -23,7 +23,7 @@ from binhost.pool import Pool, remove_package
 from binhost.publish import Binhost
 from binhost.records import BuildResult, Deployment, read
 from binhost.tags import names_of, read_tags
-from headnode.files import locked, remove_tree, sync_folder
+from headnode.files import drop_retired, locked, retire
 from headnode.wording import counted
 
 OnProgress = Callable[[int, int], None]
@@ -235,26 +235,12 @@ def run(
 ) -> None:
     """Delete what a plan says. The caller holds the locks."""
     for ring, sequence in decided.deployments:
-        _retire(binhost.ring(ring).folder / "deployments", sequence)
+        retire(binhost.ring(ring).folder / "deployments" / str(sequence))
     for number in decided.generations:
-        _retire(binhost.generations.folder, number)
+        retire(binhost.generations.folder / str(number))
     for folder in (binhost.generations.folder, *binhost.folder.glob("rings/*/deployments")):
-        _empty(folder)
+        drop_retired(folder)
     _drop_packages(binhost.pool, decided.files, on_progress)
-
-
-def _retire(folder: Path, number: int) -> None:
-    """Take a numbered folder out of sight, in one rename."""
-    (folder / str(number)).rename(folder / f".{number}.gone")
-
-
-def _empty(folder: Path) -> None:
-    """Make what was retired there durable, and delete it."""
-    gone = sorted(folder.glob(".*.gone"))
-    if gone:
-        sync_folder(folder)
-    for each in gone:
-        remove_tree(each)
 
 
 def _drop_packages(pool: Pool, names: Collection[str], on_progress: OnProgress) -> None:

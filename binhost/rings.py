@@ -30,7 +30,15 @@ from binhost.index import field, render_text
 from binhost.records import Deployment, GateReport, Generation, TreeImage, read, to_json
 from binhost.signing import Signer
 from headnode.errors import PublishError
-from headnode.files import fill, point_symlink, remove_tree, sync_content, sync_folder
+from headnode.files import (
+    drop_retired,
+    fill,
+    point_symlink,
+    remove_tree,
+    retire,
+    sync_content,
+    sync_folder,
+)
 
 TIMESTAMP_STEP_S = 6
 USER_PATCHES = re.compile(r"^USER_PATCHES: .*\n", re.MULTILINE)
@@ -196,9 +204,8 @@ class Ring:
         reached = int(current.readlink().name) if current.is_symlink() else 0
         for number in self.sequences():
             if reached < number < newest:
-                (folder / str(number)).rename(folder / f".{number}.gone")  # as `binhost.gc` does
-        for gone in folder.glob(".*.gone"):
-            remove_tree(gone)
+                retire(folder / str(number))
+        drop_retired(folder)
 
 
 def _require_told(before: Deployment | None, signer: Signer) -> None:

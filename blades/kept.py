@@ -37,8 +37,8 @@ def keep(texts: Mapping[str, str], before: Mapping[str, Any]) -> None:
     """
     now, old = places.STATE / "now", places.STATE / "before"
     last = places.read_object(now / "deployment.json")
-    moves = not last or not same_state(last, json.loads(texts["deployment.json"]))
-    if last and before and same_state(last, before) and moves:
+    says = json.loads(texts["deployment.json"])
+    if last and before and same_state(last, before) and not same_state(last, says):
         shutil.rmtree(old, ignore_errors=True)
         now.rename(old)
     shutil.rmtree(now, ignore_errors=True)

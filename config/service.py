@@ -93,6 +93,15 @@ reload() {{
 """
 
 
+ROTATED = """\
+	weekly
+	rotate 8
+	compress
+	delaycompress
+	missingok
+	notifempty"""
+
+
 def logrotate(program: Program) -> str:
     """A file of /etc/logrotate.d: the log, rsyncd's, and the access log if there is one.
 
@@ -101,12 +110,7 @@ def logrotate(program: Program) -> str:
     """
     access = f"""
 {program.access_log} {{
-	weekly
-	rotate 8
-	compress
-	delaycompress
-	missingok
-	notifempty
+{ROTATED}
 	postrotate
 		pkill -USR1 -f '{program.path} --config {program.config} serve' || true
 	endscript
@@ -123,12 +127,7 @@ def logrotate(program: Program) -> str:
 }}
 
 {program.rsyncd_log} {{
-	weekly
-	rotate 8
-	compress
-	delaycompress
-	missingok
-	notifempty
+{ROTATED}
 }}
 {access if program.access_log else ""}"""
 

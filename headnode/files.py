@@ -121,6 +121,20 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def retire(path: Path) -> None:
+    """Take a numbered folder out of sight, in one rename; `drop_retired` empties it."""
+    path.rename(path.with_name(f".{path.name}.gone"))
+
+
+def drop_retired(folder: Path) -> None:
+    """Make what was retired in a folder durable, and delete it."""
+    gone = sorted(folder.glob(".*.gone"))
+    if gone:
+        sync_folder(folder)
+    for each in gone:
+        remove_tree(each)
+
+
 def digests(path: Path, *names: str) -> dict[str, str]:
     """Hex digests of a file's content by hashlib name (`blake2b`, `sha512`, …), read once."""
     hashes: dict[str, Any] = {name: hashlib.new(name, usedforsecurity=False) for name in names}

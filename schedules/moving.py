@@ -137,9 +137,10 @@ def replace_key_once(site: Site, old: str, *, name: str, now: datetime) -> list[
                 remedy="Run headnode keys add with the other, set [signing] key to it, and run "
                 "this again.",
             )
-        _require_known(site, keys.held())
+        held, trusted = keys.held(), keys.trusted()
+        _require_known(site, held)
         if keys.signer() == old:
-            others = [key for key in keys.held() if key != old and key in keys.trusted()]
+            others = [key for key in held if key != old and key in trusted]
             keys.use(others[0] if others else keys.make(name))
         keys.drop(old)
     renewed = renew_once(site, now=now)
