@@ -29,7 +29,8 @@ SOURCE = Path(__file__).with_name("probe.c")
 NATIVE = re.compile(r"\S*(?<![\w-])native(?![\w-])\S*")
 COMPILER_ERROR = re.compile(r"^[^ ]+: (?:fatal )?error: ")
 CUT_OFF = re.compile(r"Connection reset|Broken pipe|unexpected eof", re.IGNORECASE)
-COMPLAINT = re.compile(r"^distcc\[\d+\] (?:\(\w+\) )?(?:ERROR|CRITICAL!?|Warning): (?P<text>.*)$")
+# Also within a line: the preprocessor, which -v makes talk, may be at one of its own just then.
+COMPLAINT = re.compile(r"distcc\[\d+\] (?:\(\w+\) )?(?:ERROR|CRITICAL!?|Warning): (?P<text>.*)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,7 @@ def explain(errors: str, trouble: str, port: int) -> str:
         return f"it does not answer at port {port}: {trouble}"
     lines = errors.splitlines()
     said = [line for line in lines if COMPILER_ERROR.match(line)]
-    said += [found["text"] for found in map(COMPLAINT.match, lines) if found]
+    said += [found["text"] for found in map(COMPLAINT.search, lines) if found]
     first = said[0] if said else "no reason given"
     if CUT_OFF.search(first):
         return (

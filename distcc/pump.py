@@ -63,11 +63,11 @@ def failure(log: str, code: int, said: str) -> str:
     if silent:
         return f"distcc did without it: {_text(silent[0])}"
     if code:
-        complaints = [line for line in lines if COMPLAINT.match(line)]
+        complaints = [line for line in lines if COMPLAINT.search(line)]
         return f"it failed: {_text(complaints[0]) if complaints else last_lines(said, 1)}"
     return ""
 
 
 def _text(line: str) -> str:
-    found = COMPLAINT.match(line)
+    found = COMPLAINT.search(line)
     return found["text"] if found else line

@@ -37,6 +37,13 @@ def test_native_within_another_word_is_none() -> None:
 RESET = (
     "distcc[31] (dcc_readx) ERROR: unexpected eof on fd5\ndistcc[31] ERROR: failed to distribute"
 )
+# As it came from distcc 3.4 and gcc 12: the one speaks while the other is at a line.
+WITHIN = """\
+ /usr/lib/gcc/x86_64-linux-gnu/12/cc1 -E -quiet -v -imultiarch probe.cdistcc[30019] \
+(dcc_writex) ERROR: failed to write: Connection reset by peer
+ -mtune=generic -march=x86-64 -O2 -fasynchronous-unwind-tables -dumpbase probe.c -dumpbase-ext .c
+distcc[30019] (dcc_build_somewhere) ERROR: failed to distribute and fallbacks are disabled
+"""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,12 @@ RESET = (
         (RESET, "connection refused", "it does not answer at port 3632: connection refused"),
         (
             RESET,
+            "",
+            "it answers and takes no job: its distccd does not allow this headnode's address, or "
+            "not this compiler",
+        ),
+        (
+            WITHIN,
             "",
             "it answers and takes no job: its distccd does not allow this headnode's address, or "
             "not this compiler",
