@@ -112,6 +112,8 @@ class Connection:
         """Go on after an event of the socket: it is what was waited for, or the client is gone."""
         if self.wait is Wait.ROOM:
             self._push()
+            if self.wait is Wait.ROOM:
+                return  # as it is watched already
             self.advance()
         elif self.wait is not Wait.THREAD:
             self.read()

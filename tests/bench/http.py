@@ -3,9 +3,11 @@
 Both serve the same folder with the same number of processes on this machine, with no access log.
 58 clients in two processes of a small C program (http_load.c) ask for small files over kept
 connections, for small files by a connection each, for small files that they have (304), and for
-large files, whose bytes they drop. Each round measures both, the first of them in turn; a ratio is
-the median over the rounds of what each round's pair gave, since both of a pair had the same
-neighbours on the machine. Client and servers share the cores, for both alike.
+large files, whose bytes they drop: five one after the other (`large`), and one (`large_once`: half
+a second, a good part of it gone before TCP has its buffers as large as it wants them). Each round
+measures both, the first of them in turn; a ratio is the median over the rounds of what each round's
+pair gave, since both of a pair had the same neighbours on the machine. Client and servers share the
+cores, for both alike.
 
 Run with `python -P`, since this file has the name of a package of the standard library.
 """
@@ -39,6 +41,7 @@ CLIENT_PROCESSES = 2  # one alone was the limit for a connection per file
 WORKERS = 2
 SMALL_FILES, SMALL_BYTES = 200, 10 * 1024
 LARGE_FILES, LARGE_BYTES = 4, 100 * 1000 * 1000
+LARGE_EACH = 5  # for each client, one after the other
 STAMP = 1_700_000_000
 POOL = "binhost/blade/pool"
 
@@ -89,7 +92,8 @@ def loads(scale: float) -> list[Load]:
         ("small", small, "keep", 200, "", "small"),
         ("newconn", close, "close", 200, "", "small"),
         ("revalidate", small, "keep", 304, since, "small"),
-        ("large", CLIENTS, "keep", 200, "", "large"),
+        ("large", CLIENTS * max(1, int(LARGE_EACH * scale)), "keep", 200, "", "large"),
+        ("large_once", CLIENTS, "keep", 200, "", "large"),
     ]
     return [
         Load(name=n, count=c, connection=k, status=s, fields=f, paths=p)
@@ -251,6 +255,7 @@ def summary(figures: dict[str, dict[str, list[Figure]]], resident: float) -> dic
         "newconn_rps_ratio": ratio("newconn", "rate"),
         "revalidate_rps_ratio": ratio("revalidate", "rate"),
         "large_gbps_ratio": ratio("large", "gb_per_s"),
+        "large_once_gbps_ratio": ratio("large_once", "gb_per_s"),
         "cpu_per_gb_ratio": ratio("large", "cpu_s_per_gb"),
         "worker_rss_mb": round(resident, 1),
         "cpu_us_per_reply": {each.name: cpu_us(each.name) for each in loads(1.0)},

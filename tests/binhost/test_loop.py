@@ -154,6 +154,7 @@ def test_what_is_not_in_memory_is_read_before_it_is_sent(
     read: set[int] = set()
     monkeypatch.setattr(sending, "is_in_memory", lambda handle, offset: offset in read)
     monkeypatch.setattr(os, "pread", lambda handle, count, offset: read.add(offset))
+    monkeypatch.setattr(sending, "WINDOW_BYTES", 2 << 20)
     opened = open_beneath(state, state / "mirror/distfiles/large")
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
