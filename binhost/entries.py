@@ -61,15 +61,13 @@ class Entries(Mapping[str, str]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    def sizes(self) -> Iterator[tuple[str, int | None]]:
+    def sizes(self) -> Iterable[tuple[str, int | None]]:
         """The size in bytes that each entry gives its file; None if it gives none."""
         found = SIZE.findall(self.text)
         if len(found) == len(self.names):  # all have one, as they should
-            yield from zip(self.names, map(int, found), strict=True)
-            return
-        for name, entry in self.items():
-            size = field(entry, "SIZE")
-            yield name, None if size is None else int(size)
+            return zip(self.names, map(int, found), strict=True)
+        said = ((name, field(entry, "SIZE")) for name, entry in self.items())
+        return ((name, None if size is None else int(size)) for name, size in said)
 
     def __len__(self) -> int:
         return len(self.names)

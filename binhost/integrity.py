@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from binhost.entries import Entries
@@ -54,22 +55,17 @@ def _wrong_sizes(pool: Path, entries: Mapping[str, str]) -> Iterator[str]:
     if not pool.is_dir():
         yield f"{pool} is not there."
         return
-    for name, said, found in _sizes(pool, Entries.of(entries)):
-        if found is None:
-            yield f"{pool}/{name} is not there."
-        elif found != said:
-            yield f"{pool}/{name} has {found} bytes; its index entry says {said}."
-
-
-def _sizes(pool: Path, entries: Entries) -> Iterator[tuple[str, int | None, int | None]]:
-    """Each name with the bytes that its entry says and those that there are (None: no file)."""
     root = os.open(pool, os.O_RDONLY | os.O_DIRECTORY)  # each name is looked up from there
+    look = partial(os.stat, dir_fd=root)
     try:
-        for name, said in entries.sizes():
+        for name, said in Entries.of(entries).sizes():
             try:
-                yield name, said, os.stat(name, dir_fd=root).st_size
+                found = look(name).st_size
             except FileNotFoundError:
-                yield name, said, None
+                yield f"{pool}/{name} is not there."
+            else:
+                if found != said:
+                    yield f"{pool}/{name} has {found} bytes; its index entry says {said}."
     finally:
         os.close(root)
 

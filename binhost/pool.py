@@ -83,7 +83,7 @@ class Pool:
         known = known or self.stock()
         staged = package_names(staging)
         names, new = set(names), dict[str, Known]()
-        there = {name for name in names if self._has(name, known, published)}
+        there = self._there(names, known, published)
         for name in sorted(there & staged):
             if not _is_entered(staging / name, known.sha256[name]):
                 raise _other_content(staging / name, name)
@@ -102,6 +102,13 @@ class Pool:
             self._link(staging, new)
             known = self.index.add(new, known)
         return known
+
+    def _there(self, names: set[str], known: Stock, published: Mapping[str, str]) -> set[str]:
+        """Which of `names` the index has."""
+        if published.items() <= known.sha256.items():  # as they should: one look for them all
+            new = names.difference(published)
+            return {name for name in new if self._has(name, known, published)} | names - new
+        return {name for name in names if self._has(name, known, published)}
 
     def _has(self, name: str, known: Stock, published: Mapping[str, str]) -> bool:
         """Whether the index has a package; what the newest generation has, has an entry there."""

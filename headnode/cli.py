@@ -129,7 +129,9 @@ def say_error(text: str) -> None:
 def main() -> None:
     """Entry point of the `headnode` program."""
     gc.set_threshold(MANY_OBJECTS)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # the end looks for garbage, too, among all that was imported
+    sys.exit(code)
 
 
 if __name__ == "__main__":
