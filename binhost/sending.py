@@ -1,11 +1,11 @@
 """Sending a reply on a socket that never blocks: the header in one write, files by sendfile(2).
 
 A file on a slow disk would block sendfile all the same, and with it every other client of the
-event loop: a blocking read cannot be polled. So before a window of a file is begun, its first and
-last byte are asked for with RWF_NOWAIT (preadv2(2)), which fails where they are not in memory;
-`fetch_window` then has a thread wait for the disk. A file system that does not know RWF_NOWAIT
-(tmpfs) is taken to be in memory: then a window blocks for as long as its disk needs, as it does
-with nginx as it is usually set up.
+event loop: a blocking read cannot be polled. So before a window of a file is begun, a byte in every
+2 MiB of it and its last one are asked for with RWF_NOWAIT (preadv2(2)), which fails where they are
+not in memory; `fetch_window` then has a thread read all of the window. A file system that does not
+know RWF_NOWAIT (tmpfs) is taken to be in memory: a window then blocks as long as its disk needs, as
+it does with nginx as it is usually set up.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from binhost.replies import Piece
 log = logging.getLogger(__name__)
 
 WINDOW_BYTES = 8 << 20  # what a client who takes all of it holds up others: 2 ms at 4 GB/s
+ASKED_BYTES = 2 << 20
+READ_BYTES = 256 << 10
 _PROBE = [bytearray(1)]  # nobody reads it
 
 
@@ -96,25 +98,27 @@ class Transfer:
         return Progress.FULL if count else Progress.BROKEN
 
     def _begin_window(self, span: Span) -> bool:
-        """Go on to the next window of the file, if both its ends are in memory."""
+        """Go on to the next window of the file, if that is in memory."""
         assert self._file is not None  # noqa: S101
         end = min(self._at + WINDOW_BYTES, span.length)
-        for at in (self._at, end - 1):
+        for at in (*range(self._at, end, ASKED_BYTES), end - 1):
             if end > self._at and not is_in_memory(self._file.handle, span.start + at):
                 return False
         self._ready_until = end
         return True
 
     def fetch_window(self) -> None:
-        """Wait for the disk to have read the next window. A thread's work."""
+        """Have the disk read the next window. A thread's work.
+
+        To announce it (POSIX_FADV_WILLNEED) would have the kernel fetch no more than a device's
+        read-ahead, 128 KiB as a rule.
+        """
         span = self._pieces[self._turn]
         assert isinstance(span, Span) and self._file is not None  # noqa: S101
-        start = span.start + self._at
-        length = min(WINDOW_BYTES, span.length - self._at)
-        os.posix_fadvise(self._file.handle, start, length, os.POSIX_FADV_WILLNEED)
-        for at in (start, start + length - 1):
-            os.pread(self._file.handle, 1, at)
-        self._ready_until = self._at + length
+        end = min(self._at + WINDOW_BYTES, span.length)
+        for at in range(self._at, end, READ_BYTES):
+            os.pread(self._file.handle, min(READ_BYTES, end - at), span.start + at)
+        self._ready_until = end
 
 
 def is_in_memory(handle: int, offset: int) -> bool:

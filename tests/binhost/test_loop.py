@@ -148,13 +148,17 @@ def test_a_file_that_is_not_in_memory_arrives_whole(state: Path) -> None:
             assert hashlib.sha256(body).digest() == hashlib.sha256(LARGE).digest()
 
 
-def test_what_is_not_in_memory_is_read_before_it_is_sent(
+def test_what_is_not_in_memory_is_read_whole_before_it_is_sent(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: set[int] = set()
+
+    def pread(handle: int, count: int, offset: int) -> bytes:
+        read.update(range(offset, offset + count, 4096), [offset + count - 1])
+        return b""
+
     monkeypatch.setattr(sending, "is_in_memory", lambda handle, offset: offset in read)
-    monkeypatch.setattr(os, "pread", lambda handle, count, offset: read.add(offset))
-    monkeypatch.setattr(sending, "WINDOW_BYTES", 2 << 20)
+    monkeypatch.setattr(os, "pread", pread)
     opened = open_beneath(state, state / "mirror/distfiles/large")
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -163,9 +167,34 @@ def test_what_is_not_in_memory_is_read_before_it_is_sent(
         assert transfer.push(ours) is Progress.COLD
         assert transfer.sent_bytes == 0
         transfer.fetch_window()
-        assert read == {100, 100 + (2 << 20) - 1}
+        assert read >= set(range(100, 100 + (5 << 20), 4096))
+        assert max(read) == 100 + (5 << 20) - 1
         assert transfer.push(ours) is Progress.FULL
         assert theirs.recv(1 << 20) == LARGE[100 : 100 + transfer.sent_bytes]
+
+
+def test_a_window_that_was_fetched_is_in_memory_to_its_last_page(state: Path) -> None:
+    large = state / "mirror/distfiles/large"
+    evict(large)
+    opened = open_beneath(state, large)
+    Transfer((Span(0, len(LARGE)),), opened).fetch_window()
+    pages = range(0, sending.WINDOW_BYTES, 4096)
+    assert [at for at in pages if not is_in_memory(opened.handle, at)] == []
+
+
+@pytest.mark.parametrize("absent", [0, 2 << 20, 4 << 20, (5 << 20) - 1])
+def test_a_window_with_a_gap_is_not_in_memory(
+    state: Path, monkeypatch: pytest.MonkeyPatch, absent: int
+) -> None:
+    monkeypatch.setattr(sending, "is_in_memory", lambda handle, offset: offset != absent)
+    opened = open_beneath(state, state / "mirror/distfiles/large")
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        transfer = Transfer((Span(0, 5 << 20),), opened)
+        assert transfer.push(ours) is Progress.COLD
+        transfer.fetch_window()
+        assert transfer.push(ours) is Progress.FULL
 
 
 def test_a_disk_that_hangs_holds_up_only_who_waits_for_it(
