@@ -105,7 +105,6 @@ def build(
         report("Nothing changed since the last build.")
         return last.model_copy(update={"built": (), "seconds": 0.0, "distributed": None})
     started = time.monotonic()
-    before = package_names(shop.staging)
     with builder.running(shop, fresh=fresh) as node, Helped(helpers, node, report) as helped:
         emerge = partial(_emerge, node, shop, helped, jobs=jobs, timeout_s=timeout_s, report=report)
         plan = builder.closure(node)
@@ -127,7 +126,7 @@ def build(
             seconds=round(time.monotonic() - started, 1),
             distributed=helped.distributed(),
         )
-    _require_same_root(shop, before)
+    builder.check_root(shop)
     save(shop.folder / "result.json", result)
     return result
 
@@ -165,15 +164,6 @@ def _build_again(
         emerge(todo, anew=[cp_of(cpv) for cpv in todo])
         again += todo
         plan = builder.closure(node)
-
-
-def _require_same_root(shop: Workshop, before: set[str]) -> None:
-    try:
-        builder.check_root(shop)
-    except BuildError:
-        for name in package_names(shop.staging) - before:
-            (shop.staging / name).unlink()
-        raise
 
 
 def _complete(plan: list[Step]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +41,7 @@ from binhost.emerge import (
 )
 from binhost.entry import SUFFIXES, name_of
 from binhost.index import HEADER_KEYS, field, render
-from binhost.pool import Pool
+from binhost.pool import Pool, package_names, remove_package
 from config.portage import (
     BUILDER_MIRROR,
     BUILDER_POOL,
@@ -117,7 +118,8 @@ def check_root(shop: Workshop) -> None:
     """Check that the builder's root is still the one that the build started over.
 
     overlayfs does not say what a node sees when its lower root changes under it, so nothing that
-    was built meanwhile is used (overlayfs.rst, "Changes to underlying filesystems").
+    was built meanwhile is used (overlayfs.rst, "Changes to underlying filesystems"). After a build
+    that failed or was killed, the next one sees to that.
 
     Raises:
         BuildError: software was installed, updated or removed there; the upper is dropped with the
@@ -125,12 +127,23 @@ def check_root(shop: Workshop) -> None:
     """
     kept = shop.folder / "root.json"
     if kept.read_text() != _mark(shop.root):
-        kept.unlink()
+        _drop_built_since(shop)
         raise BuildError(
             f"The software of {shop.root} changed while packages were built over it; what was "
             "built meanwhile is not used.",
             remedy="Run headnode build again when that is done.",
         )
+    os.utime(kept)  # what is staged by now was built over this root
+
+
+def _drop_built_since(shop: Workshop) -> None:
+    """The root is another one: drop what was staged since it was last seen to be as it was."""
+    kept = shop.folder / "root.json"
+    seen_ns = kept.stat().st_mtime_ns
+    for name in package_names(shop.staging):
+        if (shop.staging / name).stat().st_mtime_ns > seen_ns:
+            remove_package(shop.staging / name)
+    kept.unlink()
 
 
 def _spec(shop: Workshop, more: tuple[Bind, ...]) -> NodeSpec:
@@ -160,7 +173,9 @@ def _spec(shop: Workshop, more: tuple[Bind, ...]) -> NodeSpec:
 def _prepare(shop: Workshop, spec: NodeSpec, *, fresh: bool) -> None:
     mark = _mark(shop.root)
     kept = shop.folder / "root.json"
-    if fresh or not kept.exists() or kept.read_text() != mark:
+    if kept.exists() and kept.read_text() != mark:
+        _drop_built_since(shop)
+    if fresh or not kept.exists():
         kept.unlink(missing_ok=True)  # first: half an upper must not pass for a whole one
         remove_tree(spec.upper)
     remove_tree(shop.observed)  # of an emerge that was killed

@@ -398,11 +398,20 @@ def test_another_root_is_told_by_its_packages(tmp_path: Path) -> None:
     assert builder.root_digest(tmp_path) != before
 
 
-def test_what_was_built_over_a_root_that_changed_meanwhile_is_not_used(tmp_path: Path) -> None:
+OLD, NEW = "app-misc/old/old-1-1.gpkg.tar", "app-misc/new/new-1-1.gpkg.tar"
+
+
+@pytest.fixture
+def over(tmp_path: Path) -> Workshop:
+    """A builder over a root of one file, with a package that was staged before it was last seen."""
     root, folder = tmp_path / "root", tmp_path / "build"
     (root / "etc").mkdir(parents=True)
     (root / "etc/os-release").write_text("ID=gentoo\n")
-    shop = Workshop(
+    for name in (OLD, NEW):
+        (folder / "staging" / name).parent.mkdir(parents=True)
+    (folder / "staging" / OLD).write_text("x")
+    (folder / "root.json").write_text(builder._mark(root))
+    return Workshop(
         folder=folder,
         state=tmp_path,
         root=root,
@@ -411,22 +420,42 @@ def test_what_was_built_over_a_root_that_changed_meanwhile_is_not_used(tmp_path:
         pool=Pool(folder=tmp_path / "pool"),
         configuration=Rendered(files={}),
     )
-    (folder / "staging/app-misc/new").mkdir(parents=True)
-    old, new = "app-misc/old/old-1-1.gpkg.tar", "app-misc/new/new-1-1.gpkg.tar"
-    (folder / "staging/app-misc/old").mkdir()
-    for name in (old, new):
-        (folder / "staging" / name).write_text("x")
-    (folder / "root.json").write_text(builder._mark(root))
-    build_step._require_same_root(shop, {old})
-    (root / "var/db/pkg/sys-devel/gcc-15").mkdir(parents=True)
+
+
+def staged(shop: Workshop, *, after_s: float) -> None:
+    """Stage a package so many seconds after the root was last seen."""
+    path = shop.staging / NEW
+    path.write_text("x")
+    seen_s = (shop.folder / "root.json").stat().st_mtime
+    os.utime(path, (seen_s + after_s, seen_s + after_s))
+
+
+def test_what_was_built_over_a_root_that_changed_meanwhile_is_not_used(over: Workshop) -> None:
+    staged(over, after_s=1)
+    (over.root / "var/db/pkg/sys-devel/gcc-15").mkdir(parents=True)
     with pytest.raises(BuildError) as raised:
-        build_step._require_same_root(shop, {old})
+        builder.check_root(over)
     assert str(raised.value) == (
-        f"The software of {root} changed while packages were built over it; what was built "
+        f"The software of {over.root} changed while packages were built over it; what was built "
         "meanwhile is not used. Run headnode build again when that is done."
     )
-    assert package_names(folder / "staging") == {old}
-    assert not (folder / "root.json").exists()
+    assert package_names(over.staging) == {OLD}
+    assert not (over.folder / "root.json").exists()
+
+
+def test_nor_is_it_where_that_build_failed_or_was_killed(over: Workshop) -> None:
+    staged(over, after_s=1)
+    (over.root / "var/db/pkg/sys-devel/gcc-15").mkdir(parents=True)
+    builder._prepare(over, builder._spec(over, ()), fresh=False)
+    assert package_names(over.staging) == {OLD}
+
+
+def test_what_a_good_build_staged_is_kept_when_the_root_changes_later(over: Workshop) -> None:
+    staged(over, after_s=-0.001)
+    builder.check_root(over)
+    (over.root / "var/db/pkg/sys-devel/gcc-15").mkdir(parents=True)
+    builder._prepare(over, builder._spec(over, ()), fresh=False)
+    assert package_names(over.staging) == {OLD, NEW}
 
 
 def test_what_no_tree_has_any_more_is_dropped_from_staging_unless_it_is_wanted(
