@@ -62,6 +62,8 @@ from headnode.process import Completed
 from headnode.provision import environment_binds, provide_emerge
 
 PLAN_TIMEOUT_S = 900.0
+PROVIDE_TIMEOUT_S = 60.0
+PROFILE = "/etc/portage/profile"
 REMEDY = "Correct `packages` (or the world file, USE, keywords) of the class in cluster.toml"
 CACHES = ("/var/cache/binhost", "/var/cache/edb", "/var/tmp/portage")  # noqa: S108 (in the node)
 
@@ -266,12 +268,16 @@ def closure(node: Node) -> list[Step]:
     return _plan(node.run(closure_argv("@blade"), timeout_s=PLAN_TIMEOUT_S, check=False))
 
 
-def sources(node: Node) -> list[Step]:
-    """Every package that building @blade from nothing takes.
+def sources(node: Node, provided: Iterable[str] = ()) -> list[Step]:
+    """Every package that building @blade from nothing takes; the CPVs `provided` count as there.
 
     Raises:
         BuildError: the set cannot be resolved, in emerge's words.
     """
+    # portage(5), package.provided: in /etc/portage/profile, which the next builder has anew.
+    script = 'mkdir -p "$1" && shift && for each; do echo "$each"; done >> "$0"'
+    words = (f"{PROFILE}/package.provided", PROFILE, *provided)
+    node.run(["sh", "-c", script, *words], timeout_s=PROVIDE_TIMEOUT_S)
     return _plan(node.run(sources_argv("@blade"), timeout_s=PLAN_TIMEOUT_S, check=False))
 
 

@@ -17,6 +17,7 @@ from binhost.build import configuration_of
 from binhost.builder import Workshop
 from binhost.emerge import completed
 from binhost.records import BuildResult, Configuration, Record, read, save
+from binhost.revisions import Shelf
 from config.load import atoms_of
 from headnode.errors import MirrorError, PublishError
 from headnode.files import locked
@@ -113,7 +114,7 @@ def _sources(
     if known and known.snapshots == snapshots and known.configuration == configuration_of(shop):
         return known.packages
     watch.say(f"Resolving what class {class_name} needs")
-    found = _resolve(shop, snapshots)
+    found = _resolve(shop, snapshots, _sources_that_are_gone(site, class_name, shop))
     save(kept, found)
     return found.packages
 
@@ -125,9 +126,20 @@ def _read_sources(path: Path) -> Sources | None:
         return None
 
 
-def _resolve(shop: Workshop, snapshots: str) -> Sources:
+def _sources_that_are_gone(site: Site, class_name: str, shop: Workshop) -> tuple[str, ...]:
+    """The package of sources that the class's kernel was made from, if the trees dropped it.
+
+    That kernel has its package, and stays what blades boot until somebody builds another.
+    """
+    flavour = site.cluster.classes[class_name].kernel
+    revision = Shelf.of(site.state, flavour).kept().present if flavour else None
+    cpv = revision.sources_atom.lstrip("=") if revision else ""
+    return (cpv,) if cpv and not builder.has_ebuild(shop, cpv) else ()
+
+
+def _resolve(shop: Workshop, snapshots: str, provided: tuple[str, ...]) -> Sources:
     with locked(shop.folder / ".lock", "headnode mirror sync"), builder.running(shop) as node:
-        steps = builder.sources(node)
+        steps = builder.sources(node, provided)
     return Sources(
         snapshots=snapshots,
         configuration=configuration_of(shop),

@@ -458,6 +458,18 @@ def test_the_source_may_be_a_package_of_the_tree(cluster: Cluster) -> None:
     assert "old-sources" not in names, "no blade gets the sources"
 
 
+def test_nights_go_on_when_the_tree_drops_the_sources_that_the_kernel_was_made_from(
+    cluster: Cluster,
+) -> None:
+    tree = cluster.up.upstream / "tree"
+    sources = tree / "sys-kernel/old-sources/old-sources-2.4.99.ebuild"
+    sources.rename(sources.with_name("old-sources-2.4.100.ebuild"))
+    metadata.index(tree, cluster.up.upstream / "distfiles")
+    metadata.stamp(tree, time.time())
+    assert cluster.ask("mirror", "sync")["changed"] == ["gentoo"]
+    assert cluster.ask("build")["built"] == []
+
+
 # As little as boots on a PC with a serial line and an initramfs.
 TINY = """\
 about = "As little as boots"
