@@ -166,9 +166,13 @@ def _named(wanted: list[Any], there: frozenset[str]) -> Iterator[str]:
 
 
 def _name_of(atom: str) -> str | None:
-    """The package name of an atom; None of a set."""
+    """The package name of an atom; None of a set, and of what Portage does not take for an atom."""
     from portage.dep import Atom
+    from portage.exception import InvalidAtom
 
     if atom.startswith("@"):
         return None
-    return str(Atom(atom, allow_wildcard=True, allow_repo=True).cp)
+    try:
+        return str(Atom(atom, allow_wildcard=True, allow_repo=True).cp)
+    except InvalidAtom:  # of a set of before cluster.toml refused it
+        return None

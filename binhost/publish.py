@@ -341,15 +341,29 @@ def promote(binhost: Binhost, order: Order, number: int | None) -> Published:
     """Put generation `number` (None: the newest) in front of a ring.
 
     Raises:
-        PublishError: there is no such generation, or a gate holds it up (GateError).
+        PublishError: there is no such generation, a gate holds it up (GateError), or it is the
+            newest, nobody named it, and another ring went back from it.
         BusyError: another publish is at work.
     """
     with locked(binhost.folder / ".lock", "headnode promote"):
         newest = binhost.generations.latest()
         if newest is None:
             raise PublishError("There is no generation yet.", remedy="headnode publish makes one.")
+        if number is None:
+            _require_nobody_went_back(binhost, newest.number, order.ring)
         generation = newest if number is None else binhost.generations.read(number)
         return _bring_known(binhost, order, MoveKind.PROMOTE, generation)
+
+
+def _require_nobody_went_back(binhost: Binhost, number: int, asked: str) -> None:
+    for ring in binhost.rings():
+        if ring.name != asked and ring.went_back_from(number):
+            raise PublishError(
+                f"The newest generation, {number}, is one that the ring {ring.name} went back "
+                "from.",
+                remedy=f"Name the one that {asked} is to have: headnode promote GENERATION "
+                f"--ring {asked}.",
+            )
 
 
 def rollback(binhost: Binhost, order: Order, number: int | None) -> Published:

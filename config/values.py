@@ -17,6 +17,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 RESERVED_RINGS = frozenset({"pool", "generations"})
+MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+
+# PMS, "Names and versions": what Portage drops from a set without a word if it is not so.
+_VERSION = r"\d+(?:\.\d+)*[a-z]?(?:_(?:alpha|beta|pre|rc|p)\d*)*(?:-r\d+)?"
+_NAME = rf"[A-Za-z0-9_][A-Za-z0-9+_.-]*/(?!\S*-{_VERSION}(?:[:\[]|$))[A-Za-z0-9_][A-Za-z0-9+_-]*"
+_NAMED = rf"[A-Za-z0-9_][A-Za-z0-9+_.-]*/[A-Za-z0-9_][A-Za-z0-9+_-]*?-{_VERSION}"
+_SLOT = r"(?::[A-Za-z0-9_][A-Za-z0-9+_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9+_.-]*)?=?|:[=*])?"
+_REPO, _USE = r"(?:::[A-Za-z0-9_][A-Za-z0-9_-]*)?", r"(?:\[[^\[\]\s]+\])?"
+ATOM = re.compile(
+    rf"@[A-Za-z0-9_+-]+|(?:{_NAME}|(?:[<>]=?|=|~){_NAMED}|={_NAMED}\*){_SLOT}{_REPO}{_USE}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,12 @@ def _check_nodes(text: str) -> str:
         raise ValueError(f"not a node set: {error}") from error
     if not nodes:
         raise ValueError("an empty node set")
+    for name in nodes:
+        if not MACHINE.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no machine's name: those have letters, digits, '.', '_' and '-', and "
+                "start with a letter or digit; sets are written as in blade[01-58],login"
+            )
     return text
 
 
@@ -81,9 +98,14 @@ def _check_variable(text: str) -> str:
 
 
 def _check_value(text: str) -> str:
-    """It is written between quotation marks on one line of make.conf."""
+    """It is written between quotation marks on one line of make.conf.
+
+    Portage leaves the whole value empty where a `$` of it is not one that it can replace.
+    """
     if re.search(r'["\\\n]', text):
         raise ValueError("a make.conf value has no quotation mark or backslash, and is one line")
+    if "$" in re.sub(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "", text):
+        raise ValueError("a '$' in a make.conf value begins a variable's name, as in ${CFLAGS}")
     return text
 
 
@@ -107,10 +129,11 @@ def _check_flags(text: str) -> str:
 
 
 def _check_atom(text: str) -> str:
-    if not re.fullmatch(
-        r"(@[A-Za-z0-9_+-]+)|([<>=~]*[A-Za-z0-9+_.-]+/[A-Za-z0-9+_*.:=\[\],-]+)", text
-    ):
-        raise ValueError(f"{text!r} is not a package atom (category/name) nor a set (@name)")
+    if not ATOM.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not a package atom (category/name, or with an operator and a version, as "
+            "in =category/name-1.2) nor a set (@name)"
+        )
     return text
 
 

@@ -297,7 +297,8 @@ def test_all_problems_of_a_file_are_said_at_once_in_its_order(refused: Refused) 
     assert refused(text) == (
         f"cluster.toml:2: classes.blade.cflags: -march=native {NATIVE}\n"
         "cluster.toml:5: classes.blade.packages[1]: "
-        "'hello' is not a package atom (category/name) nor a set (@name).\n"
+        "'hello' is not a package atom (category/name, or with an operator and a version, as in "
+        "=category/name-1.2) nor a set (@name).\n"
         "cluster.toml:8: rollout.fan_out: unknown key. Did you mean `fanout`?\n"
         "cluster.toml:10: serve.http_port: expected less than or equal to 65535, found 70000."
     )
@@ -428,9 +429,10 @@ def test_bad_lines_of_a_world_file_are_said_with_file_and_line(tmp_path: Path) -
     with pytest.raises(ConfigError) as caught:
         atoms_of(Class(world=world))
     assert str(caught.value) == (
-        f"{world}:2: 'hello' is not a package atom (category/name) nor a set (@name).\n"
-        f"{world}:4: 'sys-apps/sed and more' is not a package atom (category/name) "
-        "nor a set (@name)."
+        f"{world}:2: 'hello' is not a package atom (category/name, or with an operator and a "
+        "version, as in =category/name-1.2) nor a set (@name).\n"
+        f"{world}:4: 'sys-apps/sed and more' is not a package atom (category/name, or with an "
+        "operator and a version, as in =category/name-1.2) nor a set (@name)."
     )
 
 
