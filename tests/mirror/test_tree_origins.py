@@ -401,6 +401,27 @@ def test_a_clean_up_that_was_killed_is_finished_by_the_next_sync(mirrored: Any) 
     assert not folder.trash.exists()
 
 
+def test_a_clean_up_that_was_killed_is_finished_by_the_next_clean_up(mirrored: Any) -> None:
+    old = mirrored.sync()
+    mirrored.ebuild("app-misc/hello", "2")
+    mirrored.stamp(NOON + DAY)
+    mirrored.sync()
+    folder = Folder.of(mirrored.state, "lab")
+    (folder.trash / "app-misc").mkdir(parents=True)
+    assert prune_repo(mirrored.state, "lab", (), 1) == [old.stamp]
+    assert not folder.trash.exists()
+
+
+def test_what_has_no_stamp_for_a_name_is_no_snapshot(mirrored: Any) -> None:
+    made = mirrored.sync()
+    folder = Folder.of(mirrored.state, "lab")
+    (folder.snapshots / "lost+found").mkdir()
+    assert folder.stamps() == [made.stamp]
+    assert mirrored.sync().stamp == made.stamp
+    assert prune_repo(mirrored.state, "lab", (), 0) == []
+    assert folder.current.readlink() == Path("snapshots") / made.stamp
+
+
 def test_a_first_sync_without_a_good_upstream_leaves_nothing_in_front(
     mirrored: Any, closed_port: str
 ) -> None:
