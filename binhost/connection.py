@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from binhost.access import AccessLog, access_line
 from binhost.aside import Aside
-from binhost.handler import Answer, Handler, Upload
+from binhost.handler import Answer, Handler, Upload, WaitsFor
 from binhost.heads import HeadBuffer, HeadError
 from binhost.openfiles import OpenFiles
 from binhost.replies import Reply, text_reply
@@ -60,6 +60,7 @@ class Owner(Protocol):
     site: Site
     files: OpenFiles
     slow: Aside
+    fetching: Aside
     disk: Aside
     access: AccessLog | None
     now_s: float
@@ -190,11 +191,13 @@ class Connection:
     def _deal(self, answer: Answer) -> None:
         if isinstance(answer, Reply):
             self._send(answer)
-        elif isinstance(answer, Upload):
+            return
+        if isinstance(answer, Upload):
             self._await_body(answer)
-        elif not self._run(
-            self._owner.slow, answer.key, answer.job, lambda r: self._send(answer.then(r))
-        ):
+            return
+        owner = self._owner
+        aside = owner.fetching if answer.waits_for is WaitsFor.UPSTREAM else owner.slow
+        if not self._run(aside, answer.key, answer.job, lambda r: self._send(answer.then(r))):
             self._send(text_reply(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", RETRY_S)))
 
     def _await_body(self, upload: Upload) -> None:
