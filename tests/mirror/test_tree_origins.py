@@ -19,7 +19,15 @@ from mirror.git import Clone, address, reason
 from mirror.guard import Waiver
 from mirror.md5cache import repos_conf
 from mirror.snapshots import Folder
-from mirror.status import Running, read_progress, read_status, report, write_progress
+from mirror.status import (
+    Running,
+    read_progress,
+    read_status,
+    report,
+    staleness,
+    tree_time,
+    write_progress,
+)
 from mirror.tree import prune_repo, sync_repo
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -325,6 +333,34 @@ def test_an_equal_stamp_or_equal_manifest_entries_ask_for_two_small_files_only(
     mirrored.stamp(NOON + DAY)
     assert not mirrored.sync(openpgp_key=trusted.key).changed
     assert connections(mirrored) == asked + 2
+
+
+def test_a_fresh_stamp_beside_an_old_signed_manifest_does_not_hide_the_tree_s_age(
+    mirrored: Any, signers: Any
+) -> None:
+    trusted, _ = signers
+    mirrored.manifests()
+    manifest = mirrored.tree / "Manifest"
+    stamp = next(line for line in manifest.read_text().splitlines() if line.startswith("TIMESTAMP"))
+    signed = datetime.strptime(stamp, "TIMESTAMP %Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    trusted.sign(manifest)
+    mirrored.sync(openpgp_key=trusted.key)
+    later = signed + 10 * DAY
+    mirrored.stamp(later)
+    assert not mirrored.sync(openpgp_key=trusted.key).changed
+    values = {"upstreams": [mirrored.url], "openpgp_key": str(trusted.key)}
+    cluster = Cluster.model_validate({"mirror": {"repos": {"lab": values}}})
+    status = read_status(mirrored.state, "lab")
+    assert status.seen_chk == later
+    repo = cluster.mirror.repos["lab"]
+    known = status.model_copy(update={"last_good": later})
+    assert staleness(known, repo, 48, later) == (
+        "lab: its upstream signed its tree 10 days ago, and nothing since"
+    )
+    assert tree_time(status, repo) == signed
+    unsigned = repo.model_copy(update={"openpgp_key": None})
+    assert staleness(known, unsigned, 48, later) == ""
+    assert tree_time(status, unsigned) == later
 
 
 def test_status_tells_age_size_and_each_upstream(mirrored: Any, closed_port: str) -> None:
