@@ -16,7 +16,7 @@ from config.model import Cluster, Repo
 from headnode.errors import MirrorError
 from headnode.node.running import start_time
 from mirror.git import Clone, address, reason
-from mirror.guard import Waiver
+from mirror.guard import TreeError, Waiver
 from mirror.md5cache import repos_conf
 from mirror.snapshots import Folder
 from mirror.status import (
@@ -194,6 +194,43 @@ def test_a_fetch_that_was_killed_does_not_stand_in_the_way(mirrored: Any, git: G
     made = mirrored.sync(git.url)
     assert made.changed
     assert not (made.path / "half").exists()
+
+
+@pytest.mark.parametrize("which", ["the served commit", "every object"])
+@needs_root
+def test_a_clone_that_a_power_cut_damaged_is_said_with_what_to_remove(
+    mirrored: Any, git: Git, which: str
+) -> None:
+    mirrored.sync(git.url)
+    store = Clone(folder=Folder.of(mirrored.state, "lab").path).store
+    served = git.run("rev-parse", "HEAD")
+    of_it = f"objects/{served[:2]}/{served[2:]}"
+    for damaged in store.glob("objects/??/*" if which == "every object" else of_it):
+        damaged.unlink()
+        damaged.touch()
+    git.commit()
+    assert mirrored.refused(git.url, tries=1) == mirrored.said(
+        f"its clone is damaged: error: object file {store / of_it} is empty; remove {store}, and "
+        "the next sync clones anew",
+        git.url,
+    )
+    shutil.rmtree(store)
+    mirrored.sync(git.url)
+    assert read_status(mirrored.state, "lab").commit == git.run("rev-parse", "HEAD")
+
+
+@needs_root
+def test_a_clone_that_lacks_what_is_served_is_not_a_rewritten_history(
+    mirrored: Any, git: Git
+) -> None:
+    mirrored.sync(git.url)
+    clone = Clone(folder=Folder.of(mirrored.state, "lab").path)
+    with pytest.raises(TreeError) as caught:
+        clone.descends(git.run("rev-parse", "HEAD"), "0" * 39 + "1")
+    assert str(caught.value) == (
+        f"its clone is damaged: fatal: Not a valid commit name {'0' * 39}1; remove {clone.store}, "
+        "and the next sync clones anew"
+    )
 
 
 def test_git_is_asked_for_the_address_without_our_prefix_and_answers_in_one_line() -> None:
