@@ -6,6 +6,7 @@ it does not read, so that a client cannot pile up requests; each wait but the la
 
 from __future__ import annotations
 
+import errno
 import logging
 import select
 import socket
@@ -34,6 +35,13 @@ RETRY_S = "5"
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 NOTHING = 0
+# Of a client, or the way to it. sendfile(2) has the errors of the file that it reads as well.
+LEFT = frozenset(
+    {
+        *(errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT, errno.ENOTCONN),
+        *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN),
+    }
+)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -285,7 +293,10 @@ class Connection:
         try:
             progress = transfer.push(self.socket)
         except OSError as error:
-            self._vanished(error)
+            if error.errno in LEFT:
+                self._vanished(error)
+            else:
+                self._break_off(error)
             return
         if transfer.sent_bytes > before:
             self.deadline_s = self._owner.now_s + self._owner.site.limits.send_s
@@ -302,12 +313,16 @@ class Connection:
     def _read_on(self, result: object) -> None:
         """Go on with a file after the disk was read."""
         if isinstance(result, Exception):
-            path = self._handler and self._handler.url_path
-            log.error("%s cannot be read any further: %s", path, result)
-            self.close()
+            self._break_off(result)
             return
         self.wait = Wait.ROOM
         self._push()
+
+    def _break_off(self, error: Exception) -> None:
+        """End a reply of which the rest cannot be had: the disk, not the client, is at fault."""
+        path = self._handler and self._handler.url_path
+        log.error("%s cannot be read any further: %s", path, error)
+        self.close()
 
     def _finish(self) -> None:
         handler = self._handler
