@@ -6,6 +6,7 @@ it does not read, so that a client cannot pile up requests; each wait but the la
 
 from __future__ import annotations
 
+import errno
 import logging
 import select
 import socket
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 
 from binhost.access import AccessLog, access_line
 from binhost.aside import Aside
-from binhost.handler import Answer, Handler, Upload
+from binhost.handler import Answer, Handler, Upload, WaitsFor
 from binhost.heads import HeadBuffer, HeadError
 from binhost.openfiles import OpenFiles
 from binhost.replies import Reply, text_reply
@@ -34,6 +35,13 @@ RETRY_S = "5"
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 NOTHING = 0
+# Of a client, or the way to it. sendfile(2) has the errors of the file that it reads as well.
+LEFT = frozenset(
+    {
+        *(errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT, errno.ENOTCONN),
+        *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN),
+    }
+)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -60,6 +68,7 @@ class Owner(Protocol):
     site: Site
     files: OpenFiles
     slow: Aside
+    fetching: Aside
     disk: Aside
     access: AccessLog | None
     now_s: float
@@ -190,11 +199,13 @@ class Connection:
     def _deal(self, answer: Answer) -> None:
         if isinstance(answer, Reply):
             self._send(answer)
-        elif isinstance(answer, Upload):
+            return
+        if isinstance(answer, Upload):
             self._await_body(answer)
-        elif not self._run(
-            self._owner.slow, answer.key, answer.job, lambda r: self._send(answer.then(r))
-        ):
+            return
+        owner = self._owner
+        aside = owner.fetching if answer.waits_for is WaitsFor.UPSTREAM else owner.slow
+        if not self._run(aside, answer.key, answer.job, lambda r: self._send(answer.then(r))):
             self._send(text_reply(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", RETRY_S)))
 
     def _await_body(self, upload: Upload) -> None:
@@ -282,7 +293,10 @@ class Connection:
         try:
             progress = transfer.push(self.socket)
         except OSError as error:
-            self._vanished(error)
+            if error.errno in LEFT:
+                self._vanished(error)
+            else:
+                self._break_off(error)
             return
         if transfer.sent_bytes > before:
             self.deadline_s = self._owner.now_s + self._owner.site.limits.send_s
@@ -299,12 +313,16 @@ class Connection:
     def _read_on(self, result: object) -> None:
         """Go on with a file after the disk was read."""
         if isinstance(result, Exception):
-            path = self._handler and self._handler.url_path
-            log.error("%s cannot be read any further: %s", path, result)
-            self.close()
+            self._break_off(result)
             return
         self.wait = Wait.ROOM
         self._push()
+
+    def _break_off(self, error: Exception) -> None:
+        """End a reply of which the rest cannot be had: the disk, not the client, is at fault."""
+        path = self._handler and self._handler.url_path
+        log.error("%s cannot be read any further: %s", path, error)
+        self.close()
 
     def _finish(self) -> None:
         handler = self._handler

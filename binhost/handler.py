@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from enum import Enum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
@@ -27,6 +28,13 @@ METHODS = ("GET", "HEAD")
 LONGEST_LENGTH = 18  # digits: an exabyte
 
 
+class WaitsFor(Enum):
+    """What a slow answer waits for: each has threads of its own."""
+
+    US = "a function of ours"
+    UPSTREAM = "a distfile to be fetched, which may take minutes"
+
+
 @dataclass(frozen=True, slots=True)
 class Slow:
     """An answer that takes a while: run `job` in a thread, and call `then` with its result.
@@ -37,6 +45,7 @@ class Slow:
     key: Hashable
     job: Callable[[], object]
     then: Callable[[Any], Reply]
+    waits_for: WaitsFor = WaitsFor.US
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,12 @@ class Handler(BaseHTTPRequestHandler):
         file = distfile(path, self.site.roots) if fetch and self.command == "GET" else None
         if fetch is None or file is None:
             return text_reply(HTTPStatus.NOT_FOUND)
-        return Slow(file, lambda: fetch(file), lambda result: self._fetched(path, result))
+        return Slow(
+            file,
+            lambda: fetch(file),
+            lambda result: self._fetched(path, result),
+            WaitsFor.UPSTREAM,
+        )
 
     def _find(self, path: str) -> Served | None:
         if is_index(path) and accepts_gzip(self.fields.get("accept-encoding")):

@@ -59,6 +59,9 @@ class Loop:
         self.slow = Aside(
             self._wake, threads=limits.threads, waiting=limits.waiting, name="http-slow"
         )
+        self.fetching = Aside(
+            self._wake, threads=limits.threads, waiting=limits.waiting, name="http-fetching"
+        )
         self.disk = Aside(
             self._wake, threads=DISK_THREADS, waiting=limits.connections, name="http-disk"
         )
@@ -164,6 +167,7 @@ class Loop:
     def _woken(self) -> None:
         self._wake.clear()
         self.slow.deliver()
+        self.fetching.deliver()
         self.disk.deliver()
         if self._reopen and self.access is not None:
             self._reopen = False
@@ -182,6 +186,7 @@ class Loop:
         for connection in list(self._connections.values()):
             connection.close()
         self.slow.close()
+        self.fetching.close()
         self.disk.close()
         self._poll.close()
         self._wake.close()

@@ -77,6 +77,25 @@ class Ring:
         """The deployment of that number."""
         return read(self.folder / "deployments" / str(sequence) / "deployment.json", Deployment)
 
+    def first_of_row(self) -> Deployment | None:
+        """The first of the deployments of its generation that follow on each other up to its own.
+
+        A renewal makes one anew; the ring has its generation since this one. An older one that is
+        damaged ends the row.
+        """
+        first = self.current()
+        for sequence in reversed(self.sequences() if first else []):
+            if first is None or sequence >= first.sequence:
+                continue
+            try:
+                before = self.deployment(sequence)
+            except PublishError:
+                break
+            if before.generation != first.generation:
+                break
+            first = before
+        return first
+
     def went_back_from(self, number: int) -> bool:
         """Whether it had that generation and has an older one now: somebody took it back."""
         current = self.current()

@@ -25,7 +25,7 @@ class Limits:
     send_s: float = 60.0  # for the client to take anything of what is sent
     head_bytes: int = 16_384  # request line and fields; nginx and Apache allow a similar size
     connections: int = 4096  # at once; the longest idle ones make room, then others wait outside
-    threads: int = 8  # for slow answers; more of them wait for a thread
+    threads: int = 8  # for slow answers, and as many to fetch; more of them wait for a thread
     waiting: int = 256  # slow answers that may wait; further ones are told to come back (503)
     bodies_bytes: int = 16 << 20  # of requests that are still coming, all together; else 503
     peer_bytes: int = 4 << 20  # of these, from one address (a proxy's, maybe)

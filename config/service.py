@@ -61,7 +61,11 @@ WantedBy=multi-user.target
 
 
 def openrc(program: Program) -> str:
-    """A service script: /etc/init.d/headnode, executable."""
+    """A service script: /etc/init.d/headnode, executable.
+
+    Supervised, since start-stop-daemon starts again nothing that has ended; the pid file is then
+    the supervisor's. Source: openrc-run(8), supervise-daemon(8).
+    """
     return f"""\
 #!/sbin/openrc-run
 # Written by headnode serve --openrc.
@@ -69,12 +73,13 @@ def openrc(program: Program) -> str:
 description="mirror and binhost of a Gentoo cluster"
 command="{program.path}"
 command_args="--config {program.config} serve"
-command_background="yes"
+supervisor="supervise-daemon"
 pidfile="/run/headnode.pid"
 output_log="/var/log/headnode.log"
 error_log="/var/log/headnode.log"
 retry="SIGTERM/60/SIGKILL/5"
 respawn_delay="5"
+respawn_max="0"
 extra_started_commands="reload"
 rc_ulimit="-n 65536"
 umask="0022"
@@ -87,7 +92,7 @@ depend() {{
 
 reload() {{
 	ebegin "Reloading headnode"
-	start-stop-daemon --signal HUP --pidfile "$pidfile"
+	supervise-daemon "$RC_SVCNAME" --signal HUP
 	eend $?
 }}
 """
@@ -106,13 +111,15 @@ def logrotate(program: Program) -> str:
     """A file of /etc/logrotate.d: the log, rsyncd's, and the access log if there is one.
 
     `headnode serve` goes on in a new access log at SIGUSR1. Its own log is the service manager's.
-    rsyncd opens its log for each client.
+    rsyncd opens its log for each client. The pattern must not match the shell that runs pkill,
+    which has it in its own command line: hence the brackets.
     """
+    serve = f"{program.path} --config {program.config} serv[e]"
     access = f"""
 {program.access_log} {{
 {ROTATED}
 	postrotate
-		pkill -USR1 -f '{program.path} --config {program.config} serve' || true
+		pkill -USR1 -f '{serve}' || true
 	endscript
 }}
 """

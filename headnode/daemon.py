@@ -26,14 +26,12 @@ from headnode.process import end_group, environment, last_lines, require
 from headnode.renewal import Renewal
 from headnode.scheduler import Scheduler
 from headnode.worker import Settings
-from headnode.workers import Workers
+from headnode.workers import LONGEST_PAUSE_S, SETTLE_S, Workers, next_pause_s
 from mirror import rsyncd
 from schedules.site import Site
 
 log = logging.getLogger(__name__)
 WATCH_S = 1.0
-# An rsyncd that ends sooner than this after its start is not started again at once.
-SETTLE_S = 5.0
 MOST_WORKERS = 4
 
 
@@ -87,6 +85,10 @@ class Daemon:
         self._scheduler = scheduler
         self._rsyncd: subprocess.Popen[str] | None = None
         self._rsyncd_started_s = 0.0
+        self._rsyncd_settled = False
+        self._rsyncd_pause_s = 0.0
+        self._rsyncd_due_s = 0.0
+        self._failed: dict[str, str] = {}
 
     def run(self, signals: Signals, read: Callable[[], Site]) -> None:
         """Start the servers, and keep them running until a signal says to stop."""
@@ -104,11 +106,7 @@ class Daemon:
                     self._workers.reopen_logs()
                 if signal.SIGHUP in asked:
                     self._reload(read)
-                self._workers.watch()
-                self._watch_rsyncd()
-                self._renewal.watch(self._site)
-                self._inbox.watch(self._site)
-                self._scheduler.watch(self._site)
+                self._watch()
         finally:
             self._scheduler.stop()
             if self._rsyncd is not None:
@@ -132,27 +130,64 @@ class Daemon:
         self._site = site
         log.info("reloaded: %d HTTP workers have taken over", worker_count(site))
 
+    def _watch(self) -> None:
+        """Look after every part: one that fails just now (no thread, the disk) ends no other."""
+        site = self._site
+        parts: dict[str, Callable[[], None]] = {
+            "HTTP workers": self._workers.watch,
+            "rsyncd": self._watch_rsyncd,
+            "renewal of deployments": lambda: self._renewal.watch(site),
+            "inbox of reports": lambda: self._inbox.watch(site),
+            "scheduler": lambda: self._scheduler.watch(site),
+        }
+        for what, watch in parts.items():
+            try:
+                watch()
+            except (OSError, RuntimeError) as error:
+                if self._failed.get(what) != str(error):
+                    log.error("the %s cannot be looked after just now: %s", what, error)
+                self._failed[what] = str(error)
+            else:
+                self._failed.pop(what, None)
+
     def _watch_rsyncd(self) -> None:
-        process = self._rsyncd
-        if process is None or process.poll() is None:
+        now, process = time.monotonic(), self._rsyncd
+        if process is not None and process.poll() is None:
             return
-        why = self._rsyncd_said()
-        if time.monotonic() - self._rsyncd_started_s < SETTLE_S:
-            port = self._site.cluster.serve.rsync_port
-            raise HeadnodeError(
-                f"rsyncd ended with exit code {process.returncode}: {why}",
-                remedy=f"Is port {port} taken? See [serve] rsync_port.",
-            )
-        log.warning("rsyncd ended (%s), starting it again: %s", process.returncode, why)
+        if process is not None:
+            self._bury_rsyncd(process.returncode, now)
+        if now < self._rsyncd_due_s:
+            return
         with suppress(OSError):  # a full disk
             self._write_rsyncd_conf(self._site)
-        self._start_rsyncd()
+        try:
+            self._start_rsyncd()
+        except OSError as error:  # no memory, no processes left
+            self._rsyncd_due_s = now + LONGEST_PAUSE_S
+            log.error("rsyncd cannot be started just now: %s", error)
+
+    def _bury_rsyncd(self, code: int, now: float) -> None:
+        """Say when it is started again; one that never came up is an error of the configuration."""
+        lived_s, why = now - self._rsyncd_started_s, self._rsyncd_said()
+        self._rsyncd_settled = self._rsyncd_settled or lived_s >= SETTLE_S
+        if not self._rsyncd_settled:
+            port = self._site.cluster.serve.rsync_port
+            raise HeadnodeError(
+                f"rsyncd ended with exit code {code}: {why}",
+                remedy=f"Is port {port} taken? See [serve] rsync_port.",
+            )
+        self._rsyncd = None
+        self._rsyncd_pause_s = next_pause_s(self._rsyncd_pause_s, lived_s)
+        self._rsyncd_due_s = now + self._rsyncd_pause_s
+        log.warning(
+            "rsyncd ended (%d), starting it again in %g s: %s", code, self._rsyncd_pause_s, why
+        )
 
     def _rsyncd_said(self) -> str:
         """The end of its log; nothing since that was rotated, if no client came."""
         try:
             return last_lines(rsyncd.log_path(self._site.state).read_text(errors="replace"), 3)
-        except FileNotFoundError:
+        except OSError:
             return ""
 
     def _write_rsyncd_conf(self, site: Site) -> None:

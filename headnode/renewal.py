@@ -27,11 +27,12 @@ class Renewal:
         """Start a look, if it is time for one and none is at work."""
         if time.monotonic() < self._next_s or (self._thread and self._thread.is_alive()):
             return
-        self._next_s = time.monotonic() + EVERY_S
+        self._next_s = time.monotonic() + AGAIN_S  # if no thread can be had just now
         self._thread = threading.Thread(target=self._look, args=(site,), daemon=True)
         self._thread.start()
 
     def _look(self, site: Site) -> None:
+        self._next_s = time.monotonic() + EVERY_S
         renewed = renew_once(site, now=datetime.now(UTC))
         for done in renewed.done:
             log.info(

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 READY_S = 30.0
 STOP_S = 15.0  # more than Limits.stop_s, after which a worker cuts its transfers off
-# A worker that ends sooner than this after its start is not started again at once.
+# What ends sooner than this after its start (a worker, rsyncd) is not started again at once.
 SETTLE_S = 5.0
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0

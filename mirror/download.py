@@ -73,10 +73,17 @@ def get_small(url: str, *, timeout_s: float, limit_bytes: int = 1 << 16) -> byte
     Raises:
         AddressError: it could not be had.
     """
+    content, until = b"", time.monotonic() + timeout_s + limit_bytes / MIN_RATE_BPS
     with _open(url, have=0, timeout_s=timeout_s) as answer:
-        content = _read(answer, limit_bytes + 1)
-    if len(content) > limit_bytes:
-        raise AddressError(f"it has more than {limit_bytes} bytes")
+        while data := _read(answer, limit_bytes + 1 - len(content)):
+            content += data
+            if len(content) > limit_bytes:
+                raise AddressError(f"it has more than {limit_bytes} bytes")
+            if time.monotonic() > until:
+                raise AddressError(f"slower than {MIN_RATE_BPS} bytes a second", passing=True)
+        length = answer.headers.get("Content-Length", "")
+    if length.isdigit() and len(content) < int(length):
+        raise AddressError(f"cut off after {len(content)} of {length} bytes", passing=True)
     return content
 
 

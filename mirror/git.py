@@ -16,6 +16,7 @@ Source: git-fetch(1), gitrepository-layout(5), git-config(1).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,8 @@ from mirror.guard import TreeError
 SERVED = "refs/headnode/served"
 FETCHED = "refs/headnode/fetched"
 LOCAL_S = 600.0
+YES_OR_NO = (0, 1)  # git's exit codes where it is asked something; any other: it could not tell
+DAMAGED = re.compile(r"is empty|corrupt|bad object|unable to (read|parse)|necessary objects")
 ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")  # its locks are then nobody's
 UNATTENDED = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -56,7 +59,8 @@ class Clone:
         """Fetch the newest commit of a branch (empty: upstream's HEAD), and give its name.
 
         Raises:
-            TreeError: upstream does not answer, or has no such branch; in git's words.
+            TreeError: upstream does not answer, or has no such branch, or the clone is damaged; in
+                git's words.
             EnvironmentLacksError: there is no git.
         """
         require("git")
@@ -70,19 +74,34 @@ class Clone:
         except CommandError as error:
             raise TreeError(f"it took longer than {timeout_s:.0f} s", passing=True) from error
         if done.code:
+            if DAMAGED.search(done.errors):
+                raise self._damaged(done)
             raise TreeError(f"git fetch failed: {reason(done.errors)}", passing=True)
         return self.commit(FETCHED)
 
     def commit(self, ref: str) -> str:
-        """The commit that a name stands for, or empty."""
+        """The commit that a name stands for, or empty.
+
+        Raises:
+            TreeError: the clone is damaged.
+        """
         if not self.store.is_dir():
             return ""
         done = self._git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
-        return done.output.strip() if done.code == 0 else ""
+        if done.code not in YES_OR_NO:
+            raise self._damaged(done)
+        return done.output.strip()
 
     def descends(self, commit: str, before: str) -> bool:
-        """Whether `commit` has `before` among its ancestors."""
-        return self._git("merge-base", "--is-ancestor", before, commit).code == 0
+        """Whether `commit` has `before` among its ancestors.
+
+        Raises:
+            TreeError: the clone is damaged, so that it cannot be told.
+        """
+        done = self._git("merge-base", "--is-ancestor", before, commit)
+        if done.code not in YES_OR_NO:
+            raise self._damaged(done)
+        return done.code == 0
 
     def time(self, commit: str) -> datetime:
         """When a commit was made, UTC."""
@@ -105,6 +124,17 @@ class Clone:
         """Remember the commit whose tree is in front now."""
         self._git("update-ref", SERVED, commit, check=True)
 
+    def _damaged(self, done: Completed) -> TreeError:
+        """The error of a clone that git cannot read.
+
+        It is not cloned anew by itself: a new clone has not the served commit, by which alone it
+        can be told whether upstream's history was rewritten.
+        """
+        return TreeError(
+            f"its clone is damaged: {reason(done.errors)}; remove {self.store}, and the next sync "
+            "clones anew"
+        )
+
     def _prepare(self) -> None:
         if not (self.store / "HEAD").is_file():
             remove_tree(self.store)
@@ -122,7 +152,10 @@ class Clone:
         check: bool = False,
     ) -> Completed:
         where = ("--git-dir", str(self.store)) if within else ()
-        settings = ("-c", "core.hooksPath=/dev/null", "-c", "gc.autoDetach=false")
+        settings = (
+            *("-c", "core.hooksPath=/dev/null", "-c", "gc.autoDetach=false"),
+            *("-c", "core.fsync=all"),  # loose objects too, which a power cut leaves empty
+        )
         return run(
             [*ENDS_WITH_US, "git", *where, *settings, *words],
             timeout_s=timeout_s,

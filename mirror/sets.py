@@ -5,7 +5,6 @@ The id is the digest of the content, so a set never changes, and the same trees 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -56,7 +55,7 @@ def read_set(state: Path, identity: str) -> dict[str, str]:
         raise MirrorError(
             f"There is no snapshot set {identity!r}.", remedy=f"{path.parent} has those there are."
         )
-    content = path.read_text()
+    content = path.read_text(errors="replace")
     if set_id(content) != identity:
         raise MirrorError(
             f"{path} was altered: its content has the id {set_id(content)}.",
@@ -78,12 +77,13 @@ def set_path(state: Path, identity: str, name: str) -> Path:
 
 
 def stamps_of(state: Path, name: str, identities: Collection[str]) -> set[str]:
-    """Give the snapshots of one repository that the sets `identities` name; unknown sets do not."""
-    found = set()
-    for identity in identities:
-        with contextlib.suppress(MirrorError):
-            found.add(read_set(state, identity).get(name, ""))
-    return found - {""}
+    """Give the snapshots of one repository that the sets `identities` name; unknown sets do not.
+
+    Raises:
+        MirrorError: a set was altered, so that nobody knows what it named.
+    """
+    there = [identity for identity in identities if _path(state, identity).is_file()]
+    return {read_set(state, identity).get(name, "") for identity in there} - {""}
 
 
 def drop_broken(state: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from headnode.files import point_symlink, remove_tree, sync_folder
 log = logging.getLogger(__name__)
 
 STAMP = "%Y%m%dT%H%M%SZ"
+STAMPED = re.compile(r"\d{8}T\d{6}Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +76,11 @@ class Folder:
         return self.current.resolve() if self.current.exists() else None
 
     def stamps(self) -> list[str]:
-        """The snapshots there are, oldest first."""
+        """The snapshots there are, oldest first; what has another name (lost+found) is none."""
         if not self.snapshots.is_dir():
             return []
-        return sorted(path.name for path in self.snapshots.iterdir())
+        names = (path.name for path in self.snapshots.iterdir())
+        return sorted(name for name in names if STAMPED.fullmatch(name))
 
 
 def current_snapshot(state: Path, name: str) -> Snapshot | None:
@@ -136,9 +139,11 @@ def prunable(stamps: Collection[str], in_use: Collection[str], keep: int) -> lis
 def prune(folder: Folder, in_use: Collection[str], keep: int) -> list[str]:
     """Remove the snapshots that `prunable` names, and give their stamps.
 
-    Each is renamed away first, so that nobody takes a half-removed one for whole. The caller holds
-    the repository's lock. What `current` points at always stays.
+    Each is renamed away first, so that nobody takes a half-removed one for whole; one that a killed
+    run had begun with goes before. The caller holds the repository's lock. What `current` points at
+    always stays.
     """
+    remove_tree(folder.trash)
     newest = folder.newest()
     used = {*in_use, *([newest.name] if newest else [])}
     going = prunable(folder.stamps(), used, keep)

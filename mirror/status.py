@@ -152,9 +152,18 @@ def read_progress(state: Path, name: str) -> Running | None:
     return None
 
 
-def tree_time(status: Status) -> datetime | None:
+def stamped(status: Status, repo: Repo) -> datetime | None:
+    """When upstream stamped what is served; with a key only by what that signed. Pure.
+
+    timestamp.chk is not signed: whoever answers in upstream's place can put today's beside the
+    signed Manifest of an old state, and hold the tree there.
+    """
+    return status.seen_manifest if repo.openpgp_key else status.seen.time
+
+
+def tree_time(status: Status, repo: Repo) -> datetime | None:
     """When upstream made what is served, as far as it says so."""
-    return status.seen.time or status.committed
+    return stamped(status, repo) or status.committed
 
 
 def staleness(status: Status, repo: Repo, stale_h: float, now: datetime) -> str:
@@ -176,11 +185,10 @@ def staleness(status: Status, repo: Repo, stale_h: float, now: datetime) -> str:
     if now - status.last_good > limit:
         why = f": {status.failed}" if status.failed else ""
         return f"{status.repo} was last synced {_ago(now - status.last_good)}{why}"
-    if status.seen.time and now - status.seen.time > limit:
-        return (
-            f"{status.repo}: its upstream stamped its tree {_ago(now - status.seen.time)}, and "
-            "nothing since"
-        )
+    made = stamped(status, repo)
+    if made and now - made > limit:
+        how = "signed" if repo.openpgp_key else "stamped"
+        return f"{status.repo}: its upstream {how} its tree {_ago(now - made)}, and nothing since"
     return ""
 
 
@@ -200,7 +208,7 @@ def report(state: Path, cluster: Cluster, now: datetime) -> list[Report]:
 def _report(state: Path, name: str, repo: Repo, stale_h: float, now: datetime) -> Report:
     status = read_status(state, name)
     snapshot = current_snapshot(state, name)
-    made = tree_time(status)
+    made = tree_time(status, repo)
     return Report(
         repo=name,
         snapshot=snapshot.stamp if snapshot else None,

@@ -119,10 +119,15 @@ def prune_trees(site: Site) -> None:
     sets_in_use = in_use(site.state)
     if sets_in_use is None:
         return
-    for name in site.cluster.mirror.repos:
-        used = sets.stamps_of(site.state, name, sets_in_use)
+    repos, keep = site.cluster.mirror.repos, site.cluster.mirror.keep_snapshots
+    try:
+        used = {name: sets.stamps_of(site.state, name, sets_in_use) for name in repos}
+    except (MirrorError, OSError) as error:
+        log.warning("no snapshot is removed, since it cannot be told what is in use: %s", error)
+        return
+    for name in repos:
         with contextlib.suppress(BusyError):  # then the sync that is under way does it
-            tree.prune_repo(site.state, name, used, site.cluster.mirror.keep_snapshots)
+            tree.prune_repo(site.state, name, used[name], keep)
     sets.drop_broken(site.state)
 
 

@@ -88,8 +88,9 @@ class BladeDetail(Fact):
 class Ring(Fact):
     """A ring: what is in front of it since when, and how many of its blades have it.
 
-    `pulled` are the blades that have it, `expires` when they would refuse it (None: nothing is
-    signed, or the ring has nothing).
+    `pulled` are the blades that have it, `issued` is when its deployment was made, which a renewal
+    does anew, `expires` when blades would refuse that (None: nothing is signed, or the ring has
+    nothing).
     """
 
     class_name: Line
@@ -98,6 +99,7 @@ class Ring(Fact):
     generation: int | None
     sequence: int | None
     since: datetime | None
+    issued: datetime | None
     expires: datetime | None
     blades: int
     pulled: int

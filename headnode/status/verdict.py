@@ -27,7 +27,7 @@ from headnode.wording import counted
 PULLED = frozenset({Health.GOOD, Health.BEHIND, Health.PULLING})
 ORDER = tuple(reversed(Level))  # worst first
 LATE = timedelta(hours=36)  # behind its ring for longer than a night and a day is no waiting
-EXPIRES_SOON = timedelta(hours=48)
+EXPIRES_SOON = timedelta(hours=48)  # or with a quarter of its time left, if that is later
 MOST_ADVISORIES = 3  # named in a sentence
 MOST_NAMES = 48  # letters of a node set in a sentence; a longer one is only counted there
 RUN_ENDS = {"failed": (Level.BAD, "failed"), "cut off": (Level.WARN, "was cut off")}
@@ -134,9 +134,16 @@ def _reasons(blades: Sequence[Blade]) -> str:
     return f" ({first}{more})"
 
 
+def _is_expiring(ring: Ring, now: datetime) -> bool:
+    """Whether a deployment should have been renewed long ago, with half of its time left."""
+    if ring.expires is None or ring.issued is None:
+        return False
+    return ring.expires - now < min(EXPIRES_SOON, (ring.expires - ring.issued) / 4)
+
+
 def _of_rings(rings: Iterable[Ring], now: datetime) -> Iterator[Point]:
     for ring in rings:
-        if ring.expires is not None and ring.expires - now < EXPIRES_SOON:
+        if ring.expires is not None and _is_expiring(ring, now):
             when = f"{ring.expires:%Y-%m-%d %H:%M} UTC"
             past = ring.expires <= now
             yield Point(

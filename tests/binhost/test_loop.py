@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
+import logging
 import os
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -235,6 +238,37 @@ def test_a_disk_that_fails_ends_that_download_and_is_logged(
     assert caplog.messages == [
         "/distfiles/large cannot be read any further: [Errno 5] Input/output error"
     ]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_in_the_midst_of_a_file_is_logged_with_its_path(
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    def fail(*words: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", fail)
+    with server(state) as running:
+        client = connect(running, b"GET /distfiles/large HTTP/1.0\r\n\r\n")
+        assert until_closed(client).partition(b"\r\n\r\n")[2] == b""
+    assert caplog.messages == [
+        f"/distfiles/large cannot be read any further: [Errno {number}] {os.strerror(number)}"
+    ]
+
+
+def test_a_client_that_leaves_in_the_midst_of_a_file_is_no_error(
+    state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server(state) as running:
+        client = connect(running, b"GET /distfiles/large HTTP/1.0\r\n\r\n", 4096)
+        client.recv(100)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with a reset
+        assert get(running, "small") == b"small"
+    assert [each for each in caplog.records if each.levelno > logging.INFO] == []
 
 
 def test_what_was_just_written_is_in_memory(state: Path) -> None:

@@ -123,6 +123,24 @@ def test_a_deployment_that_the_ring_never_moved_to_does_not_count_as_one_that_it
     assert not ring.went_back_from(2)
 
 
+def test_a_renewal_does_not_change_since_when_a_ring_has_its_generation(
+    ring: Ring, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ring.first_of_row() is None
+    for day, number in enumerate((2, 1, 2, 2, 2)):
+        deploy(ring, generation, generation.made + timedelta(days=day), number=number)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rings, "point_symlink", Mock(side_effect=KeyboardInterrupt))
+        deploy(ring, generation, generation.made + timedelta(days=9), number=3)
+    first = ring.first_of_row()
+    assert first is not None
+    assert (first.sequence, first.issued) == (3, generation.made + timedelta(days=2))
+    (ring.folder / "deployments/4/deployment.json").write_text("{")
+    first = ring.first_of_row()
+    assert first is not None
+    assert first.sequence == 5
+
+
 def read_on(current: Path, stop: Any, out: Any) -> None:
     """Read the ring until told to stop; answer with the reads made and what was wrong.
 

@@ -185,6 +185,25 @@ def test_more_slow_requests_than_may_wait_are_told_to_come_back(tmp_path: Path) 
                 assert client.recv(100).startswith(b"HTTP/1.1 404 ")
 
 
+def test_distfiles_that_are_being_fetched_keep_out_nobody_else(tmp_path: Path) -> None:
+    go_on, begun = threading.Event(), threading.Event()
+
+    def fetch(file: Path) -> bool:
+        begun.set()
+        return not go_on.wait(2 * PATIENCE_S)
+
+    routes = {"/status": Route(answer=lambda request: text_reply(HTTPStatus.OK, "all is well\n"))}
+    with (
+        server(tmp_path, Limits(threads=1), fetch_missing=fetch, routes=routes) as running,
+        socket.create_connection(running.address) as client,
+    ):
+        client.sendall(f"GET {URL} HTTP/1.0\r\n\r\n".encode())
+        assert begun.wait(PATIENCE_S)
+        assert ask(running, "/status") == (200, b"all is well\n")
+        go_on.set()
+        assert client.recv(100).startswith(b"HTTP/1.1 404 ")
+
+
 # Functions that answer
 
 

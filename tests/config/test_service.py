@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,17 +46,20 @@ def test_the_openrc_script_is_a_shell_script_that_reloads_by_signal(
 ) -> None:
     script = tmp_path / "headnode"
     script.write_text(openrc(program).replace("#!/sbin/openrc-run", "#!/bin/sh"))
-    stubs = 'ebegin() { :; }; eend() { return "$1"; }; start-stop-daemon() { echo "$@"; }'
+    stubs = (
+        'RC_SVCNAME=headnode; ebegin() { :; }; eend() { return "$1"; }; '
+        'supervise-daemon() { echo "$@"; }'
+    )
     subprocess.run(["sh", "-n", script], check=True)
     done = subprocess.run(
-        ["bash", "-c", f'{stubs}; . "{script}"; reload; echo "$command $command_args"'],
+        ["bash", "-c", f'{stubs}; . "{script}"; reload; echo "$supervisor $command $command_args"'],
         check=True,
         capture_output=True,
         text=True,
     )
     assert done.stdout.splitlines() == [
-        "--signal HUP --pidfile /run/headnode.pid",
-        "/bin/true --config /etc/headnode/cluster.toml serve",
+        "headnode --signal HUP",
+        "supervise-daemon /bin/true --config /etc/headnode/cluster.toml serve",
     ]
 
 
@@ -67,6 +71,34 @@ def test_logrotate_reads_its_file(program: Program, tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True)
     assert (done.returncode, "error:" in done.stderr) == (0, False)
     assert "Handling 3 logs" in done.stderr
+
+
+def test_a_rotated_access_log_is_told_to_the_daemon_and_logrotate_succeeds(
+    program: Program, tmp_path: Path
+) -> None:
+    daemon = tmp_path / "headnode"
+    daemon.write_text(
+        "#!/bin/sh\ntrap 'echo told; exit 0' USR1\necho up\nwhile :; do sleep 0.1; done\n"
+    )
+    daemon.chmod(0o755)
+    ours = replace(program, path=daemon, access_log=tmp_path / "access.log")
+    (tmp_path / "access.log").write_text("a line\n")
+    text = logrotate(ours)
+    (tmp_path / "rotate").write_text(text[text.index(f"{ours.access_log} {{") :])
+    argv = [daemon, "--config", ours.config, "serve"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as serve:
+        try:
+            assert serve.stdout is not None
+            assert serve.stdout.readline() == "up\n"
+            done = subprocess.run(
+                ["logrotate", "--force", "--state", tmp_path / "status", tmp_path / "rotate"],
+                capture_output=True,
+                text=True,
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            assert serve.communicate(timeout=30)[0] == "told\n"
+        finally:
+            serve.kill()
 
 
 def test_serve_prints_the_unit_of_this_installation(

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ import pytest
 from config import template
 from config.load import load
 from headnode import daemon
-from headnode.daemon import SETTLE_S, Daemon
+from headnode.daemon import Daemon
 from headnode.errors import ConfigError
 from headnode.files import write_atomic
-from headnode.workers import Workers
+from headnode.workers import LONGEST_PAUSE_S, SETTLE_S, Workers
+from schedules.ledger.spool import Letter, Spool
 from schedules.site import Site
 
 
@@ -90,8 +92,30 @@ def test_a_killed_rsyncd_comes_back(tmp_path: Path) -> None:
         serve.terminate()
         _, errors = serve.communicate(timeout=60)
     assert serve.returncode == 0
-    assert "rsyncd ended (-9), starting it again" in errors
+    assert "rsyncd ended (-9), starting it again in 0 s" in errors
     assert not answers(port)
+
+
+def test_an_rsyncd_that_dies_again_at_once_comes_back_after_a_pause(tmp_path: Path) -> None:
+    port = free_port()
+    with serving(configured(tmp_path, port), port) as serve:
+        for _ in range(2):
+            kill_rsyncd(tmp_path / "state")
+            wait_for(port)
+        serve.terminate()
+        _, errors = serve.communicate(timeout=60)
+    assert serve.returncode == 0
+    assert "rsyncd ended (-9), starting it again in 1 s" in errors
+
+
+def test_an_rsyncd_that_never_came_up_ends_serve_and_says_what_to_look_at(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = int(taken.getsockname()[1])
+        done = subprocess.run(
+            argv(configured(tmp_path, port)), capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert f"Is port {port} taken? See [serve] rsync_port." in done.stderr
 
 
 def test_rsyncd_goes_on_in_a_new_log_after_the_old_one_was_rotated(tmp_path: Path) -> None:
@@ -164,3 +188,51 @@ def test_a_reload_that_fails_late_leaves_rsyncd_as_it_was(
     monkeypatch.setattr(Workers, "start", refused)
     idle._reload(lambda: another_ring(idle))
     assert (tmp_path / "state/rsyncd.conf").read_text() == before
+
+
+class Watched:
+    """A scheduler of which it is known how often it was looked after."""
+
+    times = 0
+
+    def watch(self, site: Site) -> None:
+        self.times += 1
+
+
+def test_a_thread_that_cannot_be_had_just_now_ends_nothing(
+    idle: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler: Any = Watched()
+    idle._scheduler, idle._rsyncd_due_s = scheduler, time.monotonic() + 60
+    letter = Letter(at="2026-11-22T12:00:00+00:00", blade="blade01", number=1, said={})
+    Spool.of(idle._site.state).put(letter, "")
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
+        patched.setattr(threading.Thread, "start", none_left)
+        for _ in range(2):
+            idle._watch()
+    said = "the {} cannot be looked after just now: can't start new thread"
+    assert caplog.messages == [
+        said.format("renewal of deployments"),
+        said.format("inbox of reports"),
+    ]
+    assert scheduler.times == 2
+
+
+def test_an_rsyncd_that_cannot_be_started_just_now_is_tried_again_later(
+    idle: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_left(*words: object, **options: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
+        patched.setattr(daemon.subprocess, "Popen", none_left)
+        for _ in range(2):
+            idle._watch_rsyncd()
+    assert caplog.messages == [
+        "rsyncd cannot be started just now: [Errno 11] Resource temporarily unavailable"
+    ]
+    assert idle._rsyncd_due_s > time.monotonic() + LONGEST_PAUSE_S - 5

@@ -16,6 +16,7 @@ from config.model import Distfiles
 from headnode.errors import BusyError, MirrorError
 from headnode.files import locked
 from mirror.distfiles import DistfilesError, Progress, Report, Wanted, fetch
+from mirror.download import AddressError, get_small
 from mirror.layout import LAYOUT_CONF, path_of
 
 CONTENT = bytes(range(256)) * 800
@@ -87,6 +88,39 @@ def test_a_file_comes_from_a_mirror_by_its_layout(state: Path, site: Site) -> No
     assert (state / "mirror/distfiles/layout.conf").read_text() == LAYOUT_CONF
     left = partial(state).parent.rglob("*")
     assert [each.name for each in left if each.is_file()] == [".lock"]
+
+
+def test_a_layout_that_comes_in_pieces_is_read_whole(state: Path, site: Site) -> None:
+    first, rest = LAYOUT_CONF[:12].encode(), LAYOUT_CONF[12:].encode()
+
+    def in_pieces(handler: Any) -> None:
+        handler.head(200, Content_Length=len(LAYOUT_CONF))
+        for piece in (first, rest):
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+            time.sleep(0.2)
+
+    site.answers = {
+        "/distfiles/layout.conf": in_pieces,
+        PLACE: site.serves(CONTENT),
+    }
+    assert get_small(f"{site.url}/distfiles/layout.conf", timeout_s=5) == LAYOUT_CONF.encode()
+    assert get(state, wants(), mirrors=(site.url,)).fetched == (NAME,)
+
+
+def test_a_small_file_that_is_cut_off_or_too_large_is_refused(site: Site) -> None:
+    def cut_off(handler: Any) -> None:
+        handler.head(200, Content_Length=len(CONTENT))
+        handler.wfile.write(CONTENT[:7])
+
+    site.answers = {"/cut": cut_off, "/large": site.serves(CONTENT)}
+    for name, why in (
+        ("cut", f"cut off after 7 of {len(CONTENT)} bytes"),
+        ("large", f"it has more than {len(CONTENT) - 1} bytes"),
+    ):
+        with pytest.raises(AddressError) as caught:
+            get_small(f"{site.url}/{name}", timeout_s=5, limit_bytes=len(CONTENT) - 1)
+        assert caught.value.why == why
 
 
 def test_a_mirror_without_layout_conf_is_flat(state: Path, site: Site) -> None:

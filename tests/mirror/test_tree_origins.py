@@ -16,10 +16,18 @@ from config.model import Cluster, Repo
 from headnode.errors import MirrorError
 from headnode.node.running import start_time
 from mirror.git import Clone, address, reason
-from mirror.guard import Waiver
+from mirror.guard import TreeError, Waiver
 from mirror.md5cache import repos_conf
 from mirror.snapshots import Folder
-from mirror.status import Running, read_progress, read_status, report, write_progress
+from mirror.status import (
+    Running,
+    read_progress,
+    read_status,
+    report,
+    staleness,
+    tree_time,
+    write_progress,
+)
 from mirror.tree import prune_repo, sync_repo
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -188,6 +196,43 @@ def test_a_fetch_that_was_killed_does_not_stand_in_the_way(mirrored: Any, git: G
     assert not (made.path / "half").exists()
 
 
+@pytest.mark.parametrize("which", ["the served commit", "every object"])
+@needs_root
+def test_a_clone_that_a_power_cut_damaged_is_said_with_what_to_remove(
+    mirrored: Any, git: Git, which: str
+) -> None:
+    mirrored.sync(git.url)
+    store = Clone(folder=Folder.of(mirrored.state, "lab").path).store
+    served = git.run("rev-parse", "HEAD")
+    of_it = f"objects/{served[:2]}/{served[2:]}"
+    for damaged in store.glob("objects/??/*" if which == "every object" else of_it):
+        damaged.unlink()
+        damaged.touch()
+    git.commit()
+    assert mirrored.refused(git.url, tries=1) == mirrored.said(
+        f"its clone is damaged: error: object file {store / of_it} is empty; remove {store}, and "
+        "the next sync clones anew",
+        git.url,
+    )
+    shutil.rmtree(store)
+    mirrored.sync(git.url)
+    assert read_status(mirrored.state, "lab").commit == git.run("rev-parse", "HEAD")
+
+
+@needs_root
+def test_a_clone_that_lacks_what_is_served_is_not_a_rewritten_history(
+    mirrored: Any, git: Git
+) -> None:
+    mirrored.sync(git.url)
+    clone = Clone(folder=Folder.of(mirrored.state, "lab").path)
+    with pytest.raises(TreeError) as caught:
+        clone.descends(git.run("rev-parse", "HEAD"), "0" * 39 + "1")
+    assert str(caught.value) == (
+        f"its clone is damaged: fatal: Not a valid commit name {'0' * 39}1; remove {clone.store}, "
+        "and the next sync clones anew"
+    )
+
+
 def test_git_is_asked_for_the_address_without_our_prefix_and_answers_in_one_line() -> None:
     assert address("git+https://a/b") == "https://a/b"
     assert address("git://a/b") == "git://a/b"
@@ -327,6 +372,34 @@ def test_an_equal_stamp_or_equal_manifest_entries_ask_for_two_small_files_only(
     assert connections(mirrored) == asked + 2
 
 
+def test_a_fresh_stamp_beside_an_old_signed_manifest_does_not_hide_the_tree_s_age(
+    mirrored: Any, signers: Any
+) -> None:
+    trusted, _ = signers
+    mirrored.manifests()
+    manifest = mirrored.tree / "Manifest"
+    stamp = next(line for line in manifest.read_text().splitlines() if line.startswith("TIMESTAMP"))
+    signed = datetime.strptime(stamp, "TIMESTAMP %Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    trusted.sign(manifest)
+    mirrored.sync(openpgp_key=trusted.key)
+    later = signed + 10 * DAY
+    mirrored.stamp(later)
+    assert not mirrored.sync(openpgp_key=trusted.key).changed
+    values = {"upstreams": [mirrored.url], "openpgp_key": str(trusted.key)}
+    cluster = Cluster.model_validate({"mirror": {"repos": {"lab": values}}})
+    status = read_status(mirrored.state, "lab")
+    assert status.seen_chk == later
+    repo = cluster.mirror.repos["lab"]
+    known = status.model_copy(update={"last_good": later})
+    assert staleness(known, repo, 48, later) == (
+        "lab: its upstream signed its tree 10 days ago, and nothing since"
+    )
+    assert tree_time(status, repo) == signed
+    unsigned = repo.model_copy(update={"openpgp_key": None})
+    assert staleness(known, unsigned, 48, later) == ""
+    assert tree_time(status, unsigned) == later
+
+
 def test_status_tells_age_size_and_each_upstream(mirrored: Any, closed_port: str) -> None:
     down = f"rsync://{closed_port}/lab"
     made = mirrored.sync(down, mirrored.url)
@@ -399,6 +472,27 @@ def test_a_clean_up_that_was_killed_is_finished_by_the_next_sync(mirrored: Any) 
     (folder.trash / "app-misc").mkdir(parents=True)
     assert mirrored.sync().stamp == made.stamp
     assert not folder.trash.exists()
+
+
+def test_a_clean_up_that_was_killed_is_finished_by_the_next_clean_up(mirrored: Any) -> None:
+    old = mirrored.sync()
+    mirrored.ebuild("app-misc/hello", "2")
+    mirrored.stamp(NOON + DAY)
+    mirrored.sync()
+    folder = Folder.of(mirrored.state, "lab")
+    (folder.trash / "app-misc").mkdir(parents=True)
+    assert prune_repo(mirrored.state, "lab", (), 1) == [old.stamp]
+    assert not folder.trash.exists()
+
+
+def test_what_has_no_stamp_for_a_name_is_no_snapshot(mirrored: Any) -> None:
+    made = mirrored.sync()
+    folder = Folder.of(mirrored.state, "lab")
+    (folder.snapshots / "lost+found").mkdir()
+    assert folder.stamps() == [made.stamp]
+    assert mirrored.sync().stamp == made.stamp
+    assert prune_repo(mirrored.state, "lab", (), 0) == []
+    assert folder.current.readlink() == Path("snapshots") / made.stamp
 
 
 def test_a_first_sync_without_a_good_upstream_leaves_nothing_in_front(

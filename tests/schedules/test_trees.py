@@ -12,7 +12,7 @@ import pytest
 from config.model import Cluster
 from headnode.cli import run
 from headnode.errors import MirrorError
-from mirror.sets import read_set, write_set
+from mirror.sets import read_set, set_id, write_set
 from mirror.snapshots import Folder
 from mirror.status import Status, Tried, read_status, write_status
 from schedules.site import Site
@@ -165,6 +165,31 @@ def test_nothing_is_removed_while_it_cannot_be_told_what_is_in_use(
     broken.write_text("{")
     prune_trees(place)
     assert len(Folder.of(place.state, "gentoo").stamps()) == 4
+
+
+@pytest.mark.parametrize("altered", [b"", b'{"gentoo": "20261122T130000Z"}\n', b"\xff\xfe"])
+def test_a_set_in_use_that_was_altered_has_no_snapshot_removed(
+    tmp_path: Path, folders: dict[str, Path], caplog: pytest.LogCaptureFixture, altered: bytes
+) -> None:
+    place = site(tmp_path, of_paths({"gentoo": folders["gentoo"]}), keep_snapshots=2)
+    ids = []
+    for number in range(4):
+        (folders["gentoo"] / f"app-misc/hello/hello-{number}.ebuild").write_text("EAPI=8 #\n")
+        ids.append(write_set(place.state, sync(place, NOON + number * HOUR).stamps))
+    served = place.state / "binhost/blade/generations/1/generation.json"
+    served.parent.mkdir(parents=True)
+    served.write_text(json.dumps({"snapshots": ids[0]}))
+    named = place.state / f"mirror/sets/{ids[0]}.json"
+    named.write_bytes(altered)
+    with caplog.at_level("WARNING"):
+        prune_trees(place)
+    assert len(Folder.of(place.state, "gentoo").stamps()) == 4
+    (said,) = caplog.messages
+    assert said == (
+        "no snapshot is removed, since it cannot be told what is in use: "
+        f"{named} was altered: its content has the id {set_id(altered.decode(errors='replace'))}. "
+        "Restore it from a backup, or publish again."
+    )
 
 
 @pytest.fixture

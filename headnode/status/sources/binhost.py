@@ -48,14 +48,16 @@ def rings(site: Site) -> list[Ring]:
 
 
 def _ring(binhost: Binhost, name: str, nodes: str) -> Ring:
-    current = binhost.ring(name).current()
+    ring = binhost.ring(name)
+    current, first = ring.current(), ring.first_of_row()
     return Ring(
         class_name=binhost.class_name,
         name=name,
         nodes=nodes,
         generation=current.generation if current else None,
         sequence=current.sequence if current else None,
-        since=current.issued if current else None,
+        since=first.issued if first else None,
+        issued=current.issued if current else None,
         expires=current.expires if current and current.keys else None,
         blades=len(NodeSet(nodes)),
         pulled=0,

@@ -10,6 +10,7 @@ from headnode.files import locked
 from headnode.status.gather import Gatherer
 from headnode.status.model import Health, NextRun, Run
 from headnode.status.sources import fleet
+from headnode.status.sources.binhost import rings
 from schedules.ledger import runs
 from schedules.ledger.ledger import Ledger
 from schedules.ledger.runs import State
@@ -143,3 +144,24 @@ def test_a_night_that_failed_is_a_point_of_the_verdict(empty: Place) -> None:
         "failed.",
         "headnode schedule run nightly",
     )
+
+
+def test_a_ring_whose_deployment_was_renewed_has_its_generation_since_before(
+    look: Callable[..., Any],
+) -> None:
+    site = look(4).site
+    before = {each.name: each for each in rings(site)}["fleet"]
+    ring = site.binhost("blade").ring("fleet")
+    generation = site.binhost("blade").generations.read(before.generation)
+    renewed = before.since + timedelta(days=7)
+    ring.deploy(
+        generation,
+        site.binhost("blade").generations.entries(generation),
+        repos={},
+        pool_url="http://headnode/pool",
+        now=renewed,
+        valid=timedelta(days=14),
+        signer=None,
+    )
+    found = {each.name: each for each in rings(site)}["fleet"]
+    assert (found.since, found.issued) == (before.since, renewed)

@@ -67,6 +67,7 @@ def test_a_ring_counts_its_own_blades_only_and_nothing_where_it_has_nothing() ->
         generation=5,
         sequence=1,
         since=LATE,
+        issued=LATE,
         expires=None,
         blades=2,
         pulled=0,

@@ -51,6 +51,7 @@ def ring(**facts: object) -> Ring:
         "generation": 5,
         "sequence": 9,
         "since": TONIGHT,
+        "issued": NOW - timedelta(days=8),
         "expires": NOW + timedelta(days=6),
         "blades": 58,
         "pulled": 58,
@@ -163,6 +164,13 @@ def test_a_deployment_that_blades_will_soon_refuse_is_urgent() -> None:
     assert over.points[0].text == (
         "Blades of the ring fleet refuse its deployment since 2026-03-04 06:00 UTC."
     )
+
+
+def test_a_short_time_of_validity_is_urgent_only_with_a_quarter_of_it_left() -> None:
+    made = {"issued": NOW, "expires": NOW + timedelta(days=2)}
+    for hours, level in ((0, "good"), (35, "good"), (37, "bad")):
+        later = NOW + timedelta(hours=hours)
+        assert verdict(blades(2), rings=[ring(**made)], now=later).level.value == level
 
 
 def test_a_stale_repository_and_a_waived_gate_are_said() -> None:
