@@ -266,35 +266,51 @@ def settle_into(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
 
 
 def switch(loader: Grub, due: Kernel, *, changed: bool, again: bool) -> None:
-    """Have GRUB boot the due kernel: once while another runs, for good when it is the one."""
+    """Have GRUB boot the due kernel: once while another runs, for good when it is the one.
+
+    GRUB gets a new menu after everything was looked at and the running kernel is its default: a
+    menu alone would have it boot the newest kernel, for good.
+    """
+    now = running()
+    if now != due.release:
+        loader.check_writes()
     menu = loader.menu.read_text() if loader.menu.exists() else ""
-    entry, now = entry_of(menu, due.release), running()
-    if changed or entry is None or "saved_entry" not in menu:
-        menu = loader.write_menu()
-        entry = entry_of(menu, due.release)
-    back = entry_of(menu, now)
-    if entry is None:
-        raise KernelError(f"{loader.menu} has no entry for {due.release}, which is in {grub.BOOT}")
-    said = loader.environment()
+    anew = changed or entry_of(menu, due.release) is None or "saved_entry" not in menu
+    try:
+        if anew:
+            menu = loader.make_menu()
+        entry, back = entries(loader, menu, due, now)
+        said = loader.environment()
+        if said.get("saved_entry") != back:
+            loader.set_default(back)
+        if anew:
+            loader.put_menu()
+    finally:
+        loader.new_menu.unlink(missing_ok=True)
     if now == due.release:
-        if said.get("saved_entry") != entry:
-            loader.set_default(entry)
         if said.get("next_entry"):
             loader.forget_once()
         STATE.unlink(missing_ok=True)
-        return
+    elif again or not fell_back(due):
+        if said.get("next_entry") != entry:
+            loader.boot_once(entry)
+        arm(due)
+
+
+def entries(loader: Grub, menu: str, due: Kernel, now: str) -> tuple[str, str]:
+    """The entries of a menu for the due kernel and for the one that runs.
+
+    Raises:
+        KernelError: it has not both.
+    """
+    entry, back = entry_of(menu, due.release), entry_of(menu, now)
+    if entry is None:
+        raise KernelError(f"{loader.menu} has no entry for {due.release}, which is in {grub.BOOT}")
     if back is None:
         raise KernelError(
             f"{loader.menu} has no entry for {now}, which runs, so there would be no way back"
         )
-    if fell_back(due) and not again:
-        return
-    loader.check_writes()
-    if said.get("saved_entry") != back:
-        loader.set_default(back)
-    if said.get("next_entry") != entry:
-        loader.boot_once(entry)
-    arm(due)
+    return entry, back
 
 
 def arm(due: Kernel) -> None:

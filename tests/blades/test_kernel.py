@@ -287,9 +287,25 @@ def test_what_cannot_be_switched_is_refused_and_nothing_is_armed(
     blade: Blade, line: str, said: str
 ) -> None:
     blade.add(1)
-    blade.sh(line)
+    blade.sh(f"echo '# of the administrator' > /boot/grub/grub.cfg\n{line}")
     assert blade.settle() == {"result": "failed", "error": said}
     assert "next_entry" not in blade.sh("cat /boot/grub/grubenv 2> /dev/null || true")
+    menu = blade.sh("cd /boot; cat grub/grub.cfg* 2> /dev/null || ls loader 2> /dev/null || true")
+    assert menu in ("# of the administrator\n", "loader.conf\n", "")
+
+
+def test_grub_gets_no_new_menu_before_the_running_kernel_is_its_default(blade: Blade) -> None:
+    blade.add(1)
+    blade.sh(
+        "echo '# of the administrator' > /boot/grub/grub.cfg\n"
+        "printf '#!/bin/sh\necho no room\nexit 1\n' > /usr/sbin/grub-set-default"
+    )
+    assert blade.settle() == {
+        "result": "failed",
+        "error": f"grub-set-default --boot-directory=/boot {ENTRY.format('5.0-old')} failed with "
+        "exit code 1:\nno room",
+    }
+    assert blade.sh("cat /boot/grub/grub.cfg*") == "# of the administrator\n"
 
 
 def test_without_a_loader_kernels_come_into_boot_and_nothing_is_switched(blade: Blade) -> None:
