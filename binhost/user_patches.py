@@ -32,9 +32,25 @@ class Kept:
 
 
 def read_patches(folder: Path) -> dict[str, str]:
-    """The patches in a class's folder, by their place in the builder's /etc/portage/patches."""
+    """The patches in a class's folder, by their place in the builder's /etc/portage/patches.
+
+    Raises:
+        ConfigError: one is not text in UTF-8.
+    """
     found = sorted(path for path in folder.glob("*/*/*") if path.suffix in SUFFIXES)
-    return {str(path.relative_to(folder)): path.read_text() for path in found}
+    return {str(path.relative_to(folder)): _read(path) for path in found}
+
+
+def _read(path: Path) -> str:
+    """The text of a patch as it is: a source with CRLF lines has a patch with such."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"it is not text in UTF-8: {error}.",
+            path=path,
+            remedy="Write it in UTF-8 (iconv -f latin1 -t utf8), or move it away.",
+        ) from error
 
 
 def list_patches(folder: Path) -> list[Kept]:
@@ -57,10 +73,7 @@ def read_new(files: Sequence[Path]) -> dict[str, str]:
     """
     found = {}
     for path in files:
-        try:
-            text = path.read_text()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not text in UTF-8: {error}.") from error
+        text = _read(path)
         if not changed_files(text):
             raise ConfigError(
                 f"{path} is no patch: it has no line that starts with `+++ `.",
