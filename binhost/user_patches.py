@@ -69,9 +69,9 @@ def read_new(files: Sequence[Path]) -> dict[str, str]:
     """The patches in `files`, by name.
 
     Raises:
-        ConfigError: one is no patch.
+        ConfigError: one is no patch, or two have one name.
     """
-    found = {}
+    found: dict[str, str] = {}
     for path in files:
         text = _read(path)
         if not changed_files(text):
@@ -80,6 +80,8 @@ def read_new(files: Sequence[Path]) -> dict[str, str]:
                 remedy="Make one with diff -u, or git diff.",
             )
         name = path.name if path.suffix in SUFFIXES else f"{path.name}.patch"
+        if name in found:
+            raise ConfigError(f"Two patches would be kept as {name}.", remedy="Rename one of them.")
         found[name] = text
     return found
 

@@ -32,3 +32,11 @@ def test_a_kept_patch_that_is_not_in_utf_8_is_named(tmp_path: Path) -> None:
         f"{path}: it is not text in UTF-8: 'utf-8' codec can't decode byte 0xe9 in position 6: "
         "invalid continuation byte. Write it in UTF-8 (iconv -f latin1 -t utf8), or move it away."
     )
+
+
+@pytest.mark.parametrize("second", ["b/fix.patch", "a/fix"])
+def test_two_patches_of_one_name_are_refused(tmp_path: Path, second: str) -> None:
+    files = [write(tmp_path / "a/fix.patch"), write(tmp_path / second)]
+    with pytest.raises(ConfigError) as error:
+        read_new(files)
+    assert str(error.value) == "Two patches would be kept as fix.patch. Rename one of them."
