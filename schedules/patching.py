@@ -20,7 +20,7 @@ from binhost.kept import cpv_of_name
 from binhost.patches import explain_patch
 from binhost.publish import Published
 from binhost.records import BuildResult, Generation
-from binhost.user_patches import drop, forget_dropped, keep, put_back, read_patches
+from binhost.user_patches import drop, forget_dropped, keep, kept_of, put_back, read_patches
 from config.portage import PATCHES, Rendered
 from headnode.errors import BuildError, ConfigError, MirrorError
 from headnode.files import locked
@@ -127,13 +127,12 @@ def _with(configuration: Rendered, patches: Mapping[str, str]) -> Rendered:
 
 
 @contextmanager
-def _as_before_unless_built(folder: Path) -> Iterator[None]:
-    """Put the patches in `folder` back where the block does not come to its end, for any reason.
+def _as_before_unless_built(folder: Path, before: Mapping[str, str | None]) -> Iterator[None]:
+    """Put the patches of `before` back where the block does not come to its end, for any reason.
 
     What is left of a change that failed would be built by the next night, and go to every blade. A
     kill leaves it so: the same command again goes on, and `headnode patch --drop` takes it back.
     """
-    before = read_patches(folder)
     try:
         yield
     except BaseException:
@@ -163,7 +162,8 @@ def patch_once(
     watch.say(f"Trying {counted(len(new), 'patch', 'patches')} on {target.cpv}")
     try_patches(site, class_name, target, new)
     folder = site.patches(class_name)
-    with _as_before_unless_built(folder):
+    known = read_patches(folder)
+    with _as_before_unless_built(folder, {where: known.get(where) for where in new}):
         keep(folder, new)
         watch.say(f"Building {target.cpv}")
         result = build_once(site, class_name, watch=watch, snapshots=target.snapshots)
@@ -189,8 +189,10 @@ def drop_once(
     """
     folder = site.patches(class_name)
     current = site.binhost(class_name).ring(site.ring(class_name, ring)).current()
-    with _as_before_unless_built(folder):
-        gone = drop(folder, atom)
+    before = kept_of(folder, atom)
+    gone = list(before)
+    with _as_before_unless_built(folder, before):
+        drop(folder, gone)
         without = counted(len(gone), "patch", "patches")
         watch.say(f"Building {package_of(gone[0])} without {without}")
         build_once(site, class_name, watch=watch, snapshots=current.snapshots if current else None)
