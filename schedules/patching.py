@@ -7,7 +7,8 @@ along, and published as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -98,10 +99,13 @@ def try_patches(site: Site, class_name: str, target: Target, new: Mapping[str, s
     `new` are patches by their place.
 
     Raises:
-        BuildError: one does not apply; nothing was kept.
+        ConfigError: one has the name of another that applies to that version.
+        BuildError: one does not apply, or the ebuild applies none; nothing was kept.
         BusyError: a build is at work.
     """
     shop = site.workshop(class_name, target.snapshots)
+    kept = (path.removeprefix(f"{PATCHES}/") for path in shop.configuration.files)
+    _require_own_names(kept, target, new)
     shop = replace(shop, configuration=_with(shop.configuration, new))
     ebuild = f"{target.package}/{PurePosixPath(target.cpv).name}.ebuild"
     repo = next((name for name, path in shop.repos.items() if (path / ebuild).is_file()), None)
@@ -111,14 +115,39 @@ def try_patches(site: Site, class_name: str, target: Target, new: Mapping[str, s
     with locked(shop.folder / ".lock", "headnode patch"), builder.running(shop) as node:
         done = node.run([*argv, "clean", "prepare"], timeout_s=TRY_S, check=False)
         node.run([*argv, "clean"], timeout_s=TRY_S, check=False)
+    said, names = plain(done.output), [PurePosixPath(where).name for where in new]
     if done.code:
-        names = ", ".join(PurePosixPath(where).name for where in new)
-        said = plain(done.output)
         why = "\n".join(explain_patch(said)) or last_lines(f"{said}\n{plain(done.errors)}", LINES)
         raise BuildError(
-            f"{names} does not apply to {target.cpv}:\n{why}",
+            f"{', '.join(names)} does not apply to {target.cpv}:\n{why}",
             remedy="Make it against that version. Nothing was changed.",
         )
+    _, _, applied = said.partition("Applying user patches from ")
+    if left := [name for name in names if f" Applying {name} ..." not in applied]:
+        raise BuildError(
+            f"Portage did not apply {', '.join(left)} to {target.cpv}: an ebuild of EAPI 5 or "
+            "older takes no user patches.",
+            remedy="Have an overlay of yours with an ebuild that applies it. Nothing was changed.",
+        )
+
+
+def _require_own_names(kept: Iterable[str], target: Target, new: Iterable[str]) -> None:
+    """Check that no new patch has the name of one in another folder that is for that version.
+
+    Of patches of one name Portage applies the one in the most specific folder alone.
+
+    Source: portage(5), "/etc/portage/patches"; `eapply_user` in phase-helpers.sh.
+    """
+    base = re.sub(r"-r\d+$", "", target.cpv)
+    folders = {target.package, base, f"{base}-r0", target.cpv}
+    names = {PurePosixPath(where).name for where in new}
+    for path in map(PurePosixPath, kept):
+        folder, _, _ = str(path.parent).partition(":")  # a slot may follow
+        if path.name in names and folder in folders and str(path.parent) != target.folder:
+            raise ConfigError(
+                f"There is {path}, and of patches of one name Portage applies only one.",
+                remedy="Rename yours, or drop the other first.",
+            )
 
 
 def _with(configuration: Rendered, patches: Mapping[str, str]) -> Rendered:
@@ -155,6 +184,7 @@ def patch_once(
     """Try patches, keep them, build, and publish to `ring` (None: the first).
 
     Raises:
+        ConfigError: a patch has the name of another that applies to that version.
         BuildError, PublishError, BusyError, EnvironmentLacksError: a patch does not apply, its
             package does not build, or a gate says no. Patches are as they were, but for a gate:
             built, they wait for another `headnode publish`.
