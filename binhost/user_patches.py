@@ -12,7 +12,7 @@ what was patched in a package is not said in their index (`binhost.rings`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +32,25 @@ class Kept:
 
 
 def read_patches(folder: Path) -> dict[str, str]:
-    """The patches in a class's folder, by their place in the builder's /etc/portage/patches."""
+    """The patches in a class's folder, by their place in the builder's /etc/portage/patches.
+
+    Raises:
+        ConfigError: one is not text in UTF-8.
+    """
     found = sorted(path for path in folder.glob("*/*/*") if path.suffix in SUFFIXES)
-    return {str(path.relative_to(folder)): path.read_text() for path in found}
+    return {str(path.relative_to(folder)): _read(path) for path in found}
+
+
+def _read(path: Path) -> str:
+    """The text of a patch as it is: a source with CRLF lines has a patch with such."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"it is not text in UTF-8: {error}.",
+            path=path,
+            remedy="Write it in UTF-8 (iconv -f latin1 -t utf8), or move it away.",
+        ) from error
 
 
 def list_patches(folder: Path) -> list[Kept]:
@@ -53,20 +69,19 @@ def read_new(files: Sequence[Path]) -> dict[str, str]:
     """The patches in `files`, by name.
 
     Raises:
-        ConfigError: one is no patch.
+        ConfigError: one is no patch, or two have one name.
     """
-    found = {}
+    found: dict[str, str] = {}
     for path in files:
-        try:
-            text = path.read_text()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not text in UTF-8: {error}.") from error
+        text = _read(path)
         if not changed_files(text):
             raise ConfigError(
                 f"{path} is no patch: it has no line that starts with `+++ `.",
                 remedy="Make one with diff -u, or git diff.",
             )
         name = path.name if path.suffix in SUFFIXES else f"{path.name}.patch"
+        if name in found:
+            raise ConfigError(f"Two patches would be kept as {name}.", remedy="Rename one of them.")
         found[name] = text
     return found
 
@@ -77,14 +92,21 @@ def keep(folder: Path, new: Mapping[str, str]) -> None:
         write_atomic(folder / where, text)
 
 
-def kept_of(folder: Path, atom: str) -> list[str]:
+def kept_of(folder: Path, atom: str) -> dict[str, str]:
     """The patches of a package (`category/name[-version]`), or one of them (`…/file`), by place.
+
+    One that a `drop` set aside, and that was not forgotten since, is among them: the command was
+    killed, and is to be run again.
 
     Raises:
         ConfigError: there is none.
     """
-    wanted, known = atom.removeprefix("="), read_patches(folder)
-    found = [where for where in known if where == wanted or where.startswith(f"{wanted}/")]
+    wanted, known = atom.removeprefix("="), {**_set_aside(folder), **read_patches(folder)}
+    found = {
+        where: text
+        for where, text in known.items()
+        if where == wanted or where.startswith(f"{wanted}/")
+    }
     if not found:
         raise ConfigError(
             f"There is no patch {atom}.", remedy=f"There is {', '.join(known) or 'none'}."
@@ -92,16 +114,11 @@ def kept_of(folder: Path, atom: str) -> list[str]:
     return found
 
 
-def drop(folder: Path, atom: str) -> list[str]:
-    """Drop the patches that `kept_of` finds, and give their places.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    found = kept_of(folder, atom)
-    for where in found:
-        (folder / where).rename(_aside(folder / where))
-    return found
+def drop(folder: Path, places: Iterable[str]) -> None:
+    """Set patches aside; `forget_dropped` lets go of them, `put_back` brings them back."""
+    for where in places:
+        if (folder / where).exists():
+            (folder / where).rename(_aside(folder / where))
 
 
 def forget_dropped(folder: Path) -> None:
@@ -110,17 +127,29 @@ def forget_dropped(folder: Path) -> None:
         path.unlink()
 
 
+def put_back(folder: Path, before: Mapping[str, str | None]) -> None:
+    """Have the patches at these places be as `before` (None: there was none), and no others.
+
+    What was dropped needs no room for that.
+    """
+    for where, text in before.items():
+        place = folder / where
+        if text is None:
+            place.unlink(missing_ok=True)
+        elif not place.exists() and _aside(place).exists():
+            _aside(place).replace(place)
+        elif not place.exists() or _read(place) != text:
+            keep(folder, {where: text})
+
+
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}{DROPPED}")
 
 
-def put_back(folder: Path, before: Mapping[str, str]) -> None:
-    """Have the patches of a folder be `before` again; what was dropped needs no room for that."""
-    now = read_patches(folder)
-    for where in now.keys() - before.keys():
-        (folder / where).unlink()
-    for where, text in before.items():
-        if where not in now and _aside(folder / where).exists():
-            _aside(folder / where).replace(folder / where)
-        elif now.get(where) != text:
-            keep(folder, {where: text})
+def _set_aside(folder: Path) -> dict[str, str]:
+    found = sorted(folder.glob(f"*/*/.*{DROPPED}"))
+    places = (path.with_name(path.name[1 : -len(DROPPED)]) for path in found)
+    return {
+        str(place.relative_to(folder)): _read(path)
+        for path, place in zip(found, places, strict=True)
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from headnode.errors import ConfigError
 from headnode.files import locked, write_atomic
 
 FILE = "drained.json"
+WAIT_S = 10.0  # the file is read and written under its lock, and nothing else
 LENGTH = re.compile(r"(\d{1,5})([hdw])")
 HOURS = {"h": 1, "d": 24, "w": 168}
 
@@ -55,7 +57,7 @@ def drain(
     folder: Path, names: Iterable[str], why: str, now: datetime, until: datetime | None = None
 ) -> None:
     """Drain blades; one that is already keeps its date and gets the new reason and end."""
-    with locked(folder / ".drained.lock", "headnode blades drain"):
+    with _locked(folder, "headnode blades drain"):
         known = _still(_read(folder), now)
         end = {"until": _stamp(until)} if until else {}
         for name in names:
@@ -72,7 +74,7 @@ def claim(
     Somebody else's reason is one that `is_own` does not know for `why`. `came` is what came of it.
     """
     text = f"{why}: {came}" if came else why
-    with locked(folder / ".drained.lock", "headnode rollout reboot"):
+    with _locked(folder, "headnode rollout reboot"):
         known = _still(_read(folder), now)
         mine = [name for name in names if _is_free(known, name, why)]
         for name in mine:
@@ -84,7 +86,7 @@ def claim(
 
 def release(folder: Path, names: Iterable[str], why: str) -> None:
     """Undrain those of `names` that `claim` drained for `why`, and nobody has drained since."""
-    with locked(folder / ".drained.lock", "headnode rollout reboot"):
+    with _locked(folder, "headnode rollout reboot"):
         known = _read(folder)
         for name in names:
             if _is_free(known, name, why):
@@ -103,12 +105,16 @@ def _is_free(known: Mapping[str, Mapping[str, str]], name: str, why: str) -> boo
 
 def undrain(folder: Path, names: Iterable[str]) -> list[str]:
     """Let blades pull again; those of `names` that were drained."""
-    with locked(folder / ".drained.lock", "headnode blades undrain"):
+    with _locked(folder, "headnode blades undrain"):
         known = _read(folder)
         gone = [name for name in names if known.pop(name, None) is not None]
         if gone:
             _write(folder, known)
         return gone
+
+
+def _locked(folder: Path, who: str) -> AbstractContextManager[None]:
+    return locked(folder / ".drained.lock", who, wait_s=WAIT_S)
 
 
 def _stamp(moment: datetime) -> str:

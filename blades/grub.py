@@ -5,6 +5,7 @@ Source: GRUB 2.06, its manual ("Environment block", "grub-reboot") and /etc/grub
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,18 @@ def run(*argv: str) -> str:
     return done.stdout
 
 
+def put_on_disk(beside: Path, target: Path) -> None:
+    """Rename a finished file over another, so that a power cut leaves the one or the other."""
+    for path, flags in ((beside, os.O_RDONLY), (target.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        if path != beside:
+            beside.replace(target)
+        handle = os.open(path, flags)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 class Grub(NamedTuple):
     """GRUB as it is installed here: its folder in /boot, and what its tools are called."""
 
@@ -47,16 +60,30 @@ class Grub(NamedTuple):
         """What GRUB reads when it starts."""
         return self.folder / "grub.cfg"
 
-    def write_menu(self) -> str:
-        """Write the menu anew from what is in /boot, and give it. grub-mkconfig checks it."""
-        run(f"{self.prefix}-mkconfig", "-o", str(self.menu))
-        text = self.menu.read_text()
+    @property
+    def new_menu(self) -> Path:
+        """Where the next menu is looked at before GRUB reads it."""
+        real = self.menu.resolve()
+        return real.with_name(f"{real.name}.headnode")
+
+    def make_menu(self) -> str:
+        """Make a menu from what is in /boot, beside the one that GRUB reads, and give it.
+
+        Its first entry is the newest kernel, which nobody has tried: it is not to be read before
+        there is a default (`put_menu`). grub-mkconfig checks it.
+        """
+        run(f"{self.prefix}-mkconfig", "-o", str(self.new_menu))
+        text = self.new_menu.read_text()
         if "saved_entry" not in text or 'set default="${saved_entry}"' not in text:
             raise KernelError(
                 "GRUB does not boot what it was told to: put GRUB_DEFAULT=saved into "
                 "/etc/default/grub"
             )
         return text
+
+    def put_menu(self) -> None:
+        """Have GRUB read the menu that `make_menu` made."""
+        put_on_disk(self.new_menu, self.menu.resolve())
 
     def environment(self) -> dict[str, str]:
         """GRUB's environment block, which grub-editenv writes: saved_entry, next_entry."""

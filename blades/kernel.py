@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -130,7 +129,7 @@ def require_space(kernel: Kernel, pairs: Sequence[tuple[Path, Path]]) -> None:
         KernelError: it has not.
     """
     need = sum(source.stat().st_size for source, _ in pairs)
-    if kernel.initramfs and not (grub.BOOT / INITRAMFS.format(kernel.release)).exists():
+    if kernel.initramfs and not has_content(grub.BOOT / INITRAMFS.format(kernel.release)):
         need += max((path.stat().st_size for path in grub.BOOT.glob("init*")), default=0)
     free = shutil.disk_usage(grub.BOOT).free
     if need and free < need + SPARE:
@@ -146,26 +145,29 @@ def put_in_place(source: Path, target: Path) -> None:
     try:
         with source.open("rb") as file, beside.open("wb") as copy:
             shutil.copyfileobj(file, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
         shutil.copystat(source, beside)
-        beside.replace(target)
+        grub.put_on_disk(beside, target)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
 
-def make_initramfs(kernel: Kernel) -> bool:
-    """Make a kernel's initramfs, if it wants one and has none; whether it did."""
+def has_content(path: Path) -> bool:
+    """Whether a file is there, and not empty, as a power cut may leave it."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def make_initramfs(kernel: Kernel, *, anew: bool = False) -> bool:
+    """Make a kernel's initramfs, if it wants one and has none, or `anew`; whether it did."""
     target = grub.BOOT / INITRAMFS.format(kernel.release)
-    if not kernel.initramfs or target.exists():
+    if not kernel.initramfs or (has_content(target) and not anew):
         return False
     beside = grub.BOOT / f".{target.name}.new"
     try:
         run(*(word.format(release=kernel.release, file=beside) for word in kernel.initramfs))
-        if not beside.is_file() or not beside.stat().st_size:
+        if not has_content(beside):
             raise KernelError(f"{kernel.initramfs[0]} wrote no initramfs to {beside}")
-        beside.replace(target)
+        grub.put_on_disk(beside, target)
     finally:
         beside.unlink(missing_ok=True)
     return True
@@ -226,7 +228,7 @@ def settle(settings: Mapping[str, Any], *, again: bool = False) -> dict[str, Any
     """Put the due kernel in /boot and have it booted, once; the report of it, empty if none is.
 
     `settings` are pull.json's: `kernel` (the flavour; empty: kernels are left alone), `keep`, and
-    `loader`. `again` tries a kernel that fell back once more.
+    `loader`. `again` tries a kernel that fell back once more, with an initramfs made anew.
 
     Raises:
         KernelError: it cannot be; what boots now boots as before.
@@ -246,7 +248,7 @@ def settle(settings: Mapping[str, Any], *, again: bool = False) -> dict[str, Any
     require_space(due, pairs)
     for source, target in pairs:
         put_in_place(source, target)
-    made = make_initramfs(due)
+    made = make_initramfs(due, anew=again)
     if loader:
         switch(loader, due, changed=bool(going or pairs or made), again=again)
     return status(flavour) | {"removed": [kernel.release for kernel in going]}
@@ -266,35 +268,51 @@ def settle_into(settings: Mapping[str, Any], report: dict[str, Any]) -> None:
 
 
 def switch(loader: Grub, due: Kernel, *, changed: bool, again: bool) -> None:
-    """Have GRUB boot the due kernel: once while another runs, for good when it is the one."""
+    """Have GRUB boot the due kernel: once while another runs, for good when it is the one.
+
+    GRUB gets a new menu after everything was looked at and the running kernel is its default: a
+    menu alone would have it boot the newest kernel, for good.
+    """
+    now = running()
+    if now != due.release:
+        loader.check_writes()
     menu = loader.menu.read_text() if loader.menu.exists() else ""
-    entry, now = entry_of(menu, due.release), running()
-    if changed or entry is None or "saved_entry" not in menu:
-        menu = loader.write_menu()
-        entry = entry_of(menu, due.release)
-    back = entry_of(menu, now)
-    if entry is None:
-        raise KernelError(f"{loader.menu} has no entry for {due.release}, which is in {grub.BOOT}")
-    said = loader.environment()
+    anew = changed or entry_of(menu, due.release) is None or "saved_entry" not in menu
+    try:
+        if anew:
+            menu = loader.make_menu()
+        entry, back = entries(loader, menu, due, now)
+        said = loader.environment()
+        if said.get("saved_entry") != back:
+            loader.set_default(back)
+        if anew:
+            loader.put_menu()
+    finally:
+        loader.new_menu.unlink(missing_ok=True)
     if now == due.release:
-        if said.get("saved_entry") != entry:
-            loader.set_default(entry)
         if said.get("next_entry"):
             loader.forget_once()
         STATE.unlink(missing_ok=True)
-        return
+    elif again or not fell_back(due):
+        if said.get("next_entry") != entry:
+            loader.boot_once(entry)
+        arm(due)
+
+
+def entries(loader: Grub, menu: str, due: Kernel, now: str) -> tuple[str, str]:
+    """The entries of a menu for the due kernel and for the one that runs.
+
+    Raises:
+        KernelError: it has not both.
+    """
+    entry, back = entry_of(menu, due.release), entry_of(menu, now)
+    if entry is None:
+        raise KernelError(f"{loader.menu} has no entry for {due.release}, which is in {grub.BOOT}")
     if back is None:
         raise KernelError(
             f"{loader.menu} has no entry for {now}, which runs, so there would be no way back"
         )
-    if fell_back(due) and not again:
-        return
-    loader.check_writes()
-    if said.get("saved_entry") != back:
-        loader.set_default(back)
-    if said.get("next_entry") != entry:
-        loader.boot_once(entry)
-    arm(due)
+    return entry, back
 
 
 def arm(due: Kernel) -> None:

@@ -12,6 +12,7 @@ and SHA-256; each lies beside the flavour, or in the mirror's distfiles.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,15 @@ class Flavour(Section):
 
     @model_validator(mode="after")
     def _initramfs_names_its_file(self) -> Self:
-        if self.initramfs and "{file}" not in self.initramfs:
+        try:
+            words = [word.format(release="r", file="\n") for word in shlex.split(self.initramfs)]
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            text = (
+                f"the command cannot be read ({error}): it can have {{release}} and {{file}}, and "
+                "each other brace twice"
+            )
+            raise misplaced(text, "initramfs") from error
+        if words and not any("\n" in word for word in words):
             raise misplaced("the command has no {file}", "initramfs")
         return self
 

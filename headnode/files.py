@@ -146,22 +146,23 @@ def digests(path: Path, *names: str) -> dict[str, str]:
 
 
 ORPHANED_S = 10.0  # a program that was just being started begins to run within that
+LOOK_S = 0.1  # between two looks whether a lock is free
 
 
 @contextlib.contextmanager
-def locked(path: Path, who: str) -> Iterator[None]:
+def locked(path: Path, who: str, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` for the block, with `who` and the pid written in it.
 
     The kernel drops the lock when its holder dies (flock(2)), so none is ever stale. A holder that
     was killed while it started a program leaves it to that for the moment until the program runs:
-    that is waited for.
+    that is waited for. `wait_s` is for locks that are held for a moment only.
 
     Raises:
-        BusyError: somebody else holds it.
+        BusyError: somebody else holds it, and has for `wait_s`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        _take(file, path)
+        _take(file, path, wait_s)
         _say(file, f"{who} (process {os.getpid()})\n")
         try:
             yield
@@ -169,17 +170,18 @@ def locked(path: Path, who: str) -> Iterator[None]:
             _say(file, "")
 
 
-def _take(file: IO[str], path: Path) -> None:
-    deadline = time.monotonic() + ORPHANED_S
+def _take(file: IO[str], path: Path, wait_s: float) -> None:
+    began_s = time.monotonic()
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             said = file.read().strip()
-            if not _is_dead(said) or time.monotonic() > deadline:
+            limit_s = max(wait_s, ORPHANED_S) if _is_dead(said) else wait_s
+            if time.monotonic() - began_s >= limit_s:
                 raise BusyError(path, said) from None
-            time.sleep(ORPHANED_S / 100)
+            time.sleep(LOOK_S)
         else:
             return
 

@@ -77,9 +77,14 @@ def _added(recipe: Recipe, shelf: Shelf, kept: Kept, asked: Patches) -> list[Pat
             )
         del found[name]
     own = {patch.file for patch in recipe.flavour.patches}
+    names = [path.name for path in asked.add]
     for path in asked.add:
         if not path.is_file():
             raise ConfigError("there is no such file.", path=path)
+        if names.count(path.name) > 1:
+            raise ConfigError(
+                f"Two patches would be added as {path.name}.", remedy="Rename one of them."
+            )
         if path.name in own:
             raise ConfigError(
                 f"The flavour {recipe.name} has a patch {path.name} of its own.",

@@ -7,7 +7,8 @@ along, and published as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,7 +21,7 @@ from binhost.kept import cpv_of_name
 from binhost.patches import explain_patch
 from binhost.publish import Published
 from binhost.records import BuildResult, Generation
-from binhost.user_patches import drop, forget_dropped, keep, put_back, read_patches
+from binhost.user_patches import drop, forget_dropped, keep, kept_of, put_back, read_patches
 from config.portage import PATCHES, Rendered
 from headnode.errors import BuildError, ConfigError, MirrorError
 from headnode.files import locked
@@ -98,10 +99,13 @@ def try_patches(site: Site, class_name: str, target: Target, new: Mapping[str, s
     `new` are patches by their place.
 
     Raises:
-        BuildError: one does not apply; nothing was kept.
+        ConfigError: one has the name of another that applies to that version.
+        BuildError: one does not apply, or the ebuild applies none; nothing was kept.
         BusyError: a build is at work.
     """
     shop = site.workshop(class_name, target.snapshots)
+    kept = (path.removeprefix(f"{PATCHES}/") for path in shop.configuration.files)
+    _require_own_names(kept, target, new)
     shop = replace(shop, configuration=_with(shop.configuration, new))
     ebuild = f"{target.package}/{PurePosixPath(target.cpv).name}.ebuild"
     repo = next((name for name, path in shop.repos.items() if (path / ebuild).is_file()), None)
@@ -111,14 +115,39 @@ def try_patches(site: Site, class_name: str, target: Target, new: Mapping[str, s
     with locked(shop.folder / ".lock", "headnode patch"), builder.running(shop) as node:
         done = node.run([*argv, "clean", "prepare"], timeout_s=TRY_S, check=False)
         node.run([*argv, "clean"], timeout_s=TRY_S, check=False)
+    said, names = plain(done.output), [PurePosixPath(where).name for where in new]
     if done.code:
-        names = ", ".join(PurePosixPath(where).name for where in new)
-        said = plain(done.output)
         why = "\n".join(explain_patch(said)) or last_lines(f"{said}\n{plain(done.errors)}", LINES)
         raise BuildError(
-            f"{names} does not apply to {target.cpv}:\n{why}",
+            f"{', '.join(names)} does not apply to {target.cpv}:\n{why}",
             remedy="Make it against that version. Nothing was changed.",
         )
+    _, _, applied = said.partition("Applying user patches from ")
+    if left := [name for name in names if f" Applying {name} ..." not in applied]:
+        raise BuildError(
+            f"Portage did not apply {', '.join(left)} to {target.cpv}: an ebuild of EAPI 5 or "
+            "older takes no user patches.",
+            remedy="Have an overlay of yours with an ebuild that applies it. Nothing was changed.",
+        )
+
+
+def _require_own_names(kept: Iterable[str], target: Target, new: Iterable[str]) -> None:
+    """Check that no new patch has the name of one in another folder that is for that version.
+
+    Of patches of one name Portage applies the one in the most specific folder alone.
+
+    Source: portage(5), "/etc/portage/patches"; `eapply_user` in phase-helpers.sh.
+    """
+    base = re.sub(r"-r\d+$", "", target.cpv)
+    folders = {target.package, base, f"{base}-r0", target.cpv}
+    names = {PurePosixPath(where).name for where in new}
+    for path in map(PurePosixPath, kept):
+        folder, _, _ = str(path.parent).partition(":")  # a slot may follow
+        if path.name in names and folder in folders and str(path.parent) != target.folder:
+            raise ConfigError(
+                f"There is {path}, and of patches of one name Portage applies only one.",
+                remedy="Rename yours, or drop the other first.",
+            )
 
 
 def _with(configuration: Rendered, patches: Mapping[str, str]) -> Rendered:
@@ -127,13 +156,12 @@ def _with(configuration: Rendered, patches: Mapping[str, str]) -> Rendered:
 
 
 @contextmanager
-def _as_before_unless_built(folder: Path) -> Iterator[None]:
-    """Put the patches in `folder` back where the block does not come to its end, for any reason.
+def _as_before_unless_built(folder: Path, before: Mapping[str, str | None]) -> Iterator[None]:
+    """Put the patches of `before` back where the block does not come to its end, for any reason.
 
     What is left of a change that failed would be built by the next night, and go to every blade. A
     kill leaves it so: the same command again goes on, and `headnode patch --drop` takes it back.
     """
-    before = read_patches(folder)
     try:
         yield
     except BaseException:
@@ -156,6 +184,7 @@ def patch_once(
     """Try patches, keep them, build, and publish to `ring` (None: the first).
 
     Raises:
+        ConfigError: a patch has the name of another that applies to that version.
         BuildError, PublishError, BusyError, EnvironmentLacksError: a patch does not apply, its
             package does not build, or a gate says no. Patches are as they were, but for a gate:
             built, they wait for another `headnode publish`.
@@ -163,7 +192,8 @@ def patch_once(
     watch.say(f"Trying {counted(len(new), 'patch', 'patches')} on {target.cpv}")
     try_patches(site, class_name, target, new)
     folder = site.patches(class_name)
-    with _as_before_unless_built(folder):
+    known = read_patches(folder)
+    with _as_before_unless_built(folder, {where: known.get(where) for where in new}):
         keep(folder, new)
         watch.say(f"Building {target.cpv}")
         result = build_once(site, class_name, watch=watch, snapshots=target.snapshots)
@@ -189,8 +219,10 @@ def drop_once(
     """
     folder = site.patches(class_name)
     current = site.binhost(class_name).ring(site.ring(class_name, ring)).current()
-    with _as_before_unless_built(folder):
-        gone = drop(folder, atom)
+    before = kept_of(folder, atom)
+    gone = list(before)
+    with _as_before_unless_built(folder, before):
+        drop(folder, gone)
         without = counted(len(gone), "patch", "patches")
         watch.say(f"Building {package_of(gone[0])} without {without}")
         build_once(site, class_name, watch=watch, snapshots=current.snapshots if current else None)

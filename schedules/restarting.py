@@ -195,7 +195,10 @@ class Reboots:
         ours = [each for each in wanted if each.claimed]
         if why := held.tell_held(self.site, [each.pending.blade for each in ours]):
             for each in ours:
-                self._end(each, Fate.FAILED, f"it could not be drained: {why}")
+                if each.pending.begun:  # it may be restarting just now, and stays as it was left
+                    self._fail(each, f"it could not be drained: {why}")
+                else:
+                    self._end(each, Fate.FAILED, f"it could not be drained: {why}")
 
     def _restart(self, which: Sequence[_Going]) -> None:
         if not which:
@@ -215,7 +218,7 @@ class Reboots:
                 self._end(each, Fate.FAILED, error)
             else:
                 each.since_s = now_s
-                self.say(f"{each.name}: restarts")
+                self.say(f"{each.name}: restarts" + (f" ({error})" if error else ""))
 
     def _busy(self, each: _Going, why: str, now_s: float) -> None:
         left_s = self.options.drain_s - (now_s - each.since_s)

@@ -60,7 +60,7 @@ def patch(
     first = site.ring(name, ring)
     with Watcher() as watch:
         if drops:
-            gone = kept_of(site.patches(name), atom)
+            gone = list(kept_of(site.patches(name), atom))
             package = package_of(gone[0])
             build = f"build {package} and what it has built anew, from the same tree"
             steps = [f"drop {', '.join(gone)}", build]

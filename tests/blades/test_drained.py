@@ -1,6 +1,10 @@
 """Who is drained, why and until when: the file that rollouts and blades go by."""
 
 import json
+import os
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -9,7 +13,8 @@ import pytest
 
 from blades import drained
 from headnode.cli import run
-from headnode.errors import ConfigError
+from headnode.errors import BusyError, ConfigError
+from headnode.files import locked
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=3)
@@ -84,6 +89,39 @@ def test_one_that_is_over_is_free_for_a_restart_and_its_date_begins_anew(tmp_pat
     assert drained.claim(tmp_path, ["blade1"], "restart", LATER) == ["blade1"]
     said = json.loads((tmp_path / drained.FILE).read_text())
     assert said == {"blade1": {"since": "2026-12-01T12:00:00Z", "why": "restart"}}
+
+
+CHANGES: list[Callable[[Path], object]] = [
+    lambda folder: drained.drain(folder, ["blade1"], "its disk", NOW),
+    lambda folder: drained.undrain(folder, ["blade1"]),
+    lambda folder: drained.claim(folder, ["blade1"], "restart", NOW),
+    lambda folder: drained.release(folder, ["blade1"], "restart"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["drain", "undrain", "claim", "release"])
+def test_somebody_who_writes_the_file_just_now_is_waited_for(
+    tmp_path: Path, change: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, held = tmp_path / ".drained.lock", threading.Event()
+
+    def hold() -> None:
+        with locked(lock, "headnode blades drain"):
+            held.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    change(tmp_path)
+    thread.join()
+    monkeypatch.setattr(drained, "WAIT_S", 0.2)
+    with locked(lock, "headnode blades drain"), pytest.raises(BusyError) as error:
+        change(tmp_path)
+    assert str(error.value) == (
+        f"headnode blades drain (process {os.getpid()}) holds {lock}. Wait for it to end, then run "
+        "this again."
+    )
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"blade1": 3}', "{"])

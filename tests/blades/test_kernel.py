@@ -221,6 +221,47 @@ def test_the_initramfs_is_made_by_the_flavour_s_command_and_is_in_the_menu(blade
     assert f"initrd\t/boot/initramfs-{release}.img" in blade.sh("cat /boot/grub/grub.cfg")
 
 
+def test_an_initramfs_that_a_power_cut_left_empty_is_made_again_and_any_with_again(
+    blade: Blade,
+) -> None:
+    release = blade.add(1, ("cp", "/etc/lab-initramfs", "{file}"))
+    blade.sh("echo first > /etc/lab-initramfs")
+    blade.settle()
+    blade.sh(f": > /boot/initramfs-{release}.img")
+    blade.settle()
+    assert blade.sh(f"cat /boot/initramfs-{release}.img") == "first\n"
+    blade.sh("echo second > /etc/lab-initramfs")
+    blade.settle()
+    assert blade.sh(f"cat /boot/initramfs-{release}.img") == "first\n"
+    blade.settle("again")
+    assert blade.sh(f"cat /boot/initramfs-{release}.img") == "second\n"
+
+
+SYNCS = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from blades import grub, kernel
+def seen(name):
+    real = getattr(os, name)
+    def call(what, *more, **named):
+        path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else str(what)
+        print(name, path)
+        return real(what, *more, **named)
+    setattr(os, name, call)
+seen("fsync")
+seen("replace")
+kernel.make_initramfs(kernel.kernels()[0])
+"""
+
+
+def test_an_initramfs_is_on_disk_before_it_has_its_name(blade: Blade) -> None:
+    release = blade.add(1, ("cp", "/lib/modules/{release}/config", "{file}"))
+    done = blade.node.run(["python3", "-I", "-c", SYNCS, str(ROOT)], timeout_s=60)
+    beside = f"/boot/.initramfs-{release}.img.new"
+    assert done.output.splitlines() == [f"fsync {beside}", f"replace {beside}", "fsync /boot"]
+
+
 def test_a_full_boot_is_refused_before_anything_is_written(blade: Blade) -> None:
     blade.sh(
         "mount -t tmpfs -o size=8m tmpfs /boot; mkdir /boot/grub; echo > /boot/vmlinuz-5.0-old"
@@ -287,9 +328,25 @@ def test_what_cannot_be_switched_is_refused_and_nothing_is_armed(
     blade: Blade, line: str, said: str
 ) -> None:
     blade.add(1)
-    blade.sh(line)
+    blade.sh(f"echo '# of the administrator' > /boot/grub/grub.cfg\n{line}")
     assert blade.settle() == {"result": "failed", "error": said}
     assert "next_entry" not in blade.sh("cat /boot/grub/grubenv 2> /dev/null || true")
+    menu = blade.sh("cd /boot; cat grub/grub.cfg* 2> /dev/null || ls loader 2> /dev/null || true")
+    assert menu in ("# of the administrator\n", "loader.conf\n", "")
+
+
+def test_grub_gets_no_new_menu_before_the_running_kernel_is_its_default(blade: Blade) -> None:
+    blade.add(1)
+    blade.sh(
+        "echo '# of the administrator' > /boot/grub/grub.cfg\n"
+        "printf '#!/bin/sh\necho no room\nexit 1\n' > /usr/sbin/grub-set-default"
+    )
+    assert blade.settle() == {
+        "result": "failed",
+        "error": f"grub-set-default --boot-directory=/boot {ENTRY.format('5.0-old')} failed with "
+        "exit code 1:\nno room",
+    }
+    assert blade.sh("cat /boot/grub/grub.cfg*") == "# of the administrator\n"
 
 
 def test_without_a_loader_kernels_come_into_boot_and_nothing_is_switched(blade: Blade) -> None:

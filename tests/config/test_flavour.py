@@ -113,6 +113,25 @@ def test_an_unknown_flavour_is_refused_with_those_there_are(tmp_path: Path) -> N
             "site.toml:1: initramfs: the command has no {file}.",
         ),
         (
+            f"initramfs = 'dracut {{{{file}}}}'\n{SOURCE}",
+            "site.toml:1: initramfs: the command has no {file}.",
+        ),
+        (
+            f"initramfs = 'dracut --add \"a b {{file}}'\n{SOURCE}",
+            "site.toml:1: initramfs: the command cannot be read (No closing quotation): it can "
+            "have {release} and {file}, and each other brace twice.",
+        ),
+        (
+            f"initramfs = 'dracut --add {{modules}} {{file}}'\n{SOURCE}",
+            "site.toml:1: initramfs: the command cannot be read ('modules'): it can have "
+            "{release} and {file}, and each other brace twice.",
+        ),
+        (
+            f"initramfs = 'dracut {{file.name}}'\n{SOURCE}",
+            "site.toml:1: initramfs: the command cannot be read ('str' object has no attribute "
+            "'name'): it can have {release} and {file}, and each other brace twice.",
+        ),
+        (
             f"{SOURCE}[config]\nbase = 'rm -rf'\n",
             "site.toml:5: config.base: 'rm -rf' is neither a make target (…config) nor a file with "
             "a dot.",

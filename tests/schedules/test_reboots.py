@@ -57,7 +57,7 @@ elif at.get("busy"):
     at["busy"] -= 1
     report |= {{"result": "deferred", "error": "a job runs"}}
 elif at.get("stuck"):
-    report["result"] = "restarting"
+    report |= {{"result": "restarting", "error": at.get("odd", "")}}
 else:
     at |= {{"boot": at["boot"] + 1, "running": at.get("boots", at["due"])}}
     is_at.write_text(json.dumps(at))
@@ -221,6 +221,27 @@ def test_a_scheduler_that_cannot_be_told_keeps_the_blade_running(fleet: Fleet) -
     assert fates(reports) == ["failed", "not tried", "not tried"]
     assert reports["blade1"].error.startswith("it could not be drained: sh -c echo no slurmctld")
     assert (fleet.calls("blade1"), fleet.drained()) == (["status"], {})
+
+
+def test_a_scheduler_that_cannot_be_told_leaves_drained_who_may_be_restarting(fleet: Fleet) -> None:
+    folder = fleet.site.binhost("blade").folder
+    drained.claim(folder, ["blade1"], WHY, datetime.now(UTC))  # by a run that was killed
+    fleet.does("blade1", off=True)
+    report = fleet.run(drain_command="exit 1", undrain_command="exit 2")["blade1"]
+    why = "it could not be drained: sh -c exit 1 failed with exit code 1."
+    assert (report.fate, report.error) == (
+        Fate.FAILED,
+        f"{why}. It stays drained; headnode rollout reboot tries it again",
+    )
+    assert fleet.drained() == {"blade1": f"{WHY}: {why}"}
+
+
+def test_a_blade_whose_command_for_a_restart_does_not_end_is_waited_for(fleet: Fleet) -> None:
+    fleet.does("blade1", stuck=True, odd="`reboot` did not end within 60 s")
+    report = fleet.run(reboot_s=10.0)["blade1"]
+    assert fleet.said[1] == "blade1: restarts (`reboot` did not end within 60 s)"
+    assert report.error.startswith("it is not back within 10 s: answers from the boot before.")
+    assert fleet.drained().keys() == {"blade1"}
 
 
 def test_who_is_drained_by_somebody_meanwhile_is_left_to_him(fleet: Fleet) -> None:
