@@ -8,9 +8,14 @@ of is closed to it. Source: systemd.exec(5), openrc-run(8), logrotate(8).
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from headnode.errors import ConfigError
+
+PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +28,29 @@ class Program:
     access_log: Path | None
 
 
+def _require_plain_paths(program: Program) -> None:
+    """Check that paths mean the same in a unit, a shell script and a file of logrotate's.
+
+    Raises:
+        ConfigError: naming one that does not.
+    """
+    paths = (program.path, program.config, program.rsyncd_log, program.access_log)
+    for path in filter(None, paths):
+        if not PLAIN.fullmatch(str(path)):
+            raise ConfigError(
+                f"{str(path)!r} cannot be written into a service's file.",
+                remedy="Have it at a path of letters, digits and any of / . _ + - alone.",
+            )
+
+
 def systemd(program: Program) -> str:
     """A unit: /etc/systemd/system/headnode.service."""
     # What a build in namespaces of its own needs stays open: mounts, namespaces, set-uid files of
-    # packages, the list of the kernel's modules, a key in root's home.
+    # packages, the list of the kernel's modules, a key in root's home. So do a node's host name
+    # (ProtectHostname makes /proc/sys/kernel/hostname read-only), 32-bit programs of multilib
+    # packages (SystemCallArchitectures, LockPersonality), and loop devices (ProtectClock closes all
+    # devices but a few).
+    _require_plain_paths(program)
     return f"""\
 [Unit]
 Description=headnode: mirror and binhost of a Gentoo cluster
@@ -47,13 +71,9 @@ LimitNOFILE=65536
 ProtectSystem=full
 PrivateTmp=yes
 NoNewPrivileges=yes
-ProtectClock=yes
 ProtectKernelLogs=yes
-ProtectHostname=yes
 RestrictRealtime=yes
-LockPersonality=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
-SystemCallArchitectures=native
 
 [Install]
 WantedBy=multi-user.target
@@ -66,6 +86,7 @@ def openrc(program: Program) -> str:
     Supervised, since start-stop-daemon starts again nothing that has ended; the pid file is then
     the supervisor's. Source: openrc-run(8), supervise-daemon(8).
     """
+    _require_plain_paths(program)
     return f"""\
 #!/sbin/openrc-run
 # Written by headnode serve --openrc.
@@ -114,6 +135,7 @@ def logrotate(program: Program) -> str:
     rsyncd opens its log for each client. The pattern must not match the shell that runs pkill,
     which has it in its own command line: hence the brackets.
     """
+    _require_plain_paths(program)
     serve = f"{program.path} --config {program.config} serv[e]"
     access = f"""
 {program.access_log} {{

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from config.service import Program, logrotate, openrc, systemd
 from headnode.cli import run
+from headnode.errors import ConfigError
 
 CONFIG = """\
 [state]
@@ -39,6 +41,27 @@ def test_systemd_finds_no_fault_with_the_unit(program: Program, tmp_path: Path) 
     )
     ours = [line for line in done.stderr.splitlines() if "headnode.service" in line]
     assert (done.returncode, ours) == (0, [])
+
+
+def test_the_unit_closes_nothing_that_builds_and_labs_need(program: Program) -> None:
+    options = {line.partition("=")[0] for line in systemd(program).splitlines()}
+    # systemd.exec(5): a node sets its host name, packages are built for 32 bits too, and images are
+    # mounted by loop devices.
+    needed = {"ProtectHostname", "SystemCallArchitectures", "LockPersonality", "ProtectClock"}
+    needed |= {"PrivateDevices", "RestrictNamespaces", "ProtectKernelModules", "ProtectHome"}
+    assert not options & needed
+
+
+@pytest.mark.parametrize("render", [systemd, openrc, logrotate])
+def test_a_path_that_would_mean_something_else_there_is_refused(
+    render: Callable[[Program], str], program: Program
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        render(replace(program, config=Path("/etc/c c/50%/cluster.toml")))
+    assert str(error.value) == (
+        "'/etc/c c/50%/cluster.toml' cannot be written into a service's file. Have it at a path of "
+        "letters, digits and any of / . _ + - alone."
+    )
 
 
 def test_the_openrc_script_is_a_shell_script_that_reloads_by_signal(
