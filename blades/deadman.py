@@ -33,7 +33,7 @@ def arm(sequence: int, confirm_s: float) -> bool:
 
     if not (places.STATE / "before/Packages").exists():
         return False
-    deadline = int(time.time() + confirm_s)
+    deadline = time.time() + confirm_s
     places.write_json(places.STATE / MARK, {"sequence": sequence, "deadline": deadline})
     subprocess.Popen(
         [places.PULL, "dead-man", str(sequence)],

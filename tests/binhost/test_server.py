@@ -37,6 +37,8 @@ PACKAGE = bytes(range(256)) * 40
 HELLO = "/binhost/blade/pool/app-misc/hello/hello-1.0-1.gpkg.tar"
 INDEX_URL = "/binhost/blade/fleet/Packages"
 DIGEST = "ab" * 32
+USUAL = Limits(stop_s=2.0, connections=64)
+# For clients that are to lose patience with: any other might be slow because the machine is.
 QUICK = Limits(read_s=0.4, send_s=0.5, stop_s=2.0, connections=64)
 
 
@@ -82,6 +84,12 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(state: Path) -> Iterator[Server]:
+    with serve("127.0.0.1", 0, state, limits=USUAL) as server:
+        yield server
+
+
+@pytest.fixture
+def quick(state: Path) -> Iterator[Server]:
     with serve("127.0.0.1", 0, state, limits=QUICK) as server:
         yield server
 
@@ -713,12 +721,19 @@ def test_an_old_client_is_kept_only_if_it_asks(server: Server) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 100_000, 431),
         (b"GET /" + b"a" * 100_000, 414),
         (b"\x16\x03\x01\x02\x00\x01" + b"\x00" * 20_000, 414),
-        (b"GET / HTTP/1.1\r\nHost:", 408),
     ],
 )
 def test_a_request_that_cannot_be_read_is_refused_and_the_connection_closed(
     server: Server, data: bytes, status: int
 ) -> None:
+    is_refused(server, data, status)
+
+
+def test_half_a_request_is_refused_after_a_while(quick: Server) -> None:
+    is_refused(quick, b"GET / HTTP/1.1\r\nHost:", 408)
+
+
+def is_refused(server: Server, data: bytes, status: int) -> None:
     answer = raw(server, data)
     words = f"{status} {HTTPStatus(status).phrase}"
     assert answer.startswith(f"HTTP/1.1 {words}\r\n".encode())
@@ -734,17 +749,17 @@ def test_a_body_is_not_taken_for_the_next_request(server: Server) -> None:
     assert b"Connection: close\r\n" in answer
 
 
-def test_a_client_that_sends_nothing_is_dropped_in_silence(server: Server) -> None:
+def test_a_client_that_sends_nothing_is_dropped_in_silence(quick: Server) -> None:
     started = time.monotonic()
-    assert raw(server, b"") == b""
-    assert 0.3 < time.monotonic() - started < 3.0
+    assert raw(quick, b"") == b""
+    assert 0.3 < time.monotonic() - started < 9.0
 
 
-def test_a_client_that_trickles_is_dropped(server: Server) -> None:
+def test_a_client_that_trickles_is_dropped(quick: Server) -> None:
     started = time.monotonic()
-    with socket.create_connection(server.address, timeout=10) as connection:
+    with socket.create_connection(quick.address, timeout=10) as connection:
         connection.settimeout(0.1)
-        while time.monotonic() - started < 5.0:
+        while time.monotonic() - started < 9.0:
             connection.sendall(b"x")
             try:
                 answer = connection.recv(4096)
@@ -752,7 +767,7 @@ def test_a_client_that_trickles_is_dropped(server: Server) -> None:
             except TimeoutError:
                 continue
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 9.0
 
 
 def sparse(state: Path, size_bytes: int) -> str:
@@ -767,7 +782,7 @@ def test_a_client_that_takes_nothing_is_dropped(
     state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = sparse(state, 50 << 20)
-    with logged(state) as server, socket.create_connection(server.address) as connection:
+    with logged(state, QUICK) as server, socket.create_connection(server.address) as connection:
         connection.sendall(f"GET {url} HTTP/1.0\r\n\r\n".encode())
         deadline = time.monotonic() + 10.0
         while not access_lines(state) and time.monotonic() < deadline:
@@ -986,9 +1001,9 @@ def test_a_file_is_never_answered_from_memory_once_it_has_changed(
 # The access log
 
 
-def logged(state: Path) -> Server:
+def logged(state: Path, limits: Limits = USUAL) -> Server:
     """A server that writes its access log beside the state folder."""
-    site = Site(roots=Roots(state=state), limits=QUICK, access_log=state.with_name("access.log"))
+    site = Site(roots=Roots(state=state), limits=limits, access_log=state.with_name("access.log"))
     return Server(open_listener("127.0.0.1", 0), site)
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from blades import kept, merging, places, pull
+from blades import deadman, kept, merging, places, pull
 from blades import lab as labs
 from blades.setup import MODULES, PULL_PATH, PULL_SETTINGS, program_files
 from config.portage import Rendered
@@ -1109,6 +1110,14 @@ def test_a_blade_can_be_drained_on_itself(blade: Blade) -> None:
     assert blade.pull()["error"] == f"drained on the blade itself ({mark} is there)"
 
 
+def runs(pid: int) -> bool:
+    """Whether a process is there, and more than what nobody has reaped yet."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except (FileNotFoundError, ProcessLookupError):  # also: reaped between open and read
+        return False
+
+
 def test_an_emerge_that_hangs_is_ended_and_its_log_is_kept(blade: Blade) -> None:
     blade.deploy(1, blade=blade_json(pull={"emerge_timeout_s": 0.5}))
     blade.emerge_does(
@@ -1118,10 +1127,10 @@ def test_an_emerge_that_hangs_is_ended_and_its_log_is_kept(blade: Blade) -> None
     report = blade.pull(1)
     assert (report["error"], report["changes"]) == (error, ["+app-misc/a-1"])
     child = int((blade.folder / "child").read_text())
-    assert (
-        not Path(f"/proc/{child}/cmdline").exists()
-        or not Path(f"/proc/{child}/cmdline").read_bytes()
-    )
+    deadline = time.monotonic() + 10
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     blade.deploy(2, blade=blade_json())
     blade.emerge_does(INSTALL)
     again = blade.pull()
@@ -1298,9 +1307,23 @@ def armed(blade: Blade, seconds: float, **more: Any) -> None:
     other = blade_json(pull=options)
     other["files"]["/etc/portage/make.conf"] = "second\n"
     blade.deploy(2, ["app-misc/a/a-2-1.gpkg.tar", PACKAGES[1]], blade=other)
-    blade.emerge_does("rm -r vdb/app-misc/a-1; have app-misc/a-2 1")
+    # The merge lays down the way back: the switch may be due before this process goes on.
+    back = "rm -r vdb/app-misc/a-2; have app-misc/a-1 1"
+    blade.emerge_does(f"rm -r vdb/app-misc/a-1; have app-misc/a-2 1; echo '{back}' > b; mv b act")
     assert blade.pull(0, "--confirm")["confirm"] is True
-    blade.emerge_does("rm -r vdb/app-misc/a-2; have app-misc/a-1 1")
+
+
+def test_a_blade_that_waits_for_its_confirmation_waits_all_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "STATE", tmp_path)
+    monkeypatch.setattr(places, "PULL", "true")
+    monkeypatch.setattr(deadman, "time", SimpleNamespace(time=lambda: 1000.9375))
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/Packages").touch()
+    assert deadman.arm(2, 1.0)
+    assert not deadman.is_due(1001.9)
+    assert deadman.is_due(1001.9375)
 
 
 def dead_said(blade: Blade) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def headnode(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # also: reaped between open and read
         return False
 
 
