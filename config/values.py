@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 RESERVED_RINGS = frozenset({"pool", "generations"})
+LABEL_CHARACTERS = 63  # RFC 1035, 2.3.4
 MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
 # PMS, "Names and versions": what Portage drops from a set without a word if it is not so.
@@ -146,6 +147,10 @@ def _check_line(text: str) -> str:
 def _check_host(text: str) -> str:
     if not re.fullmatch(r"[^\s/]+", text):
         raise ValueError(f"{text!r} is not a host name or address alone, without scheme or path")
+    if not all(1 <= len(label) <= LABEL_CHARACTERS for label in text.removesuffix(".").split(".")):
+        raise ValueError(
+            f"{text!r} is no host name: between its dots are 1 to {LABEL_CHARACTERS} characters"
+        )
     return text
 
 

@@ -29,11 +29,14 @@ def ports(site: Site) -> Iterator[Finding]:
     options, serves = site.cluster.serve, _serves(site)
     if not serves:
         yield warning("headnode serve does not run", "start it: blades get nothing meanwhile")
-    for what, port in (("HTTP", options.http_port), ("rsync", options.rsync_port)):
-        if serves:
-            yield _answered(what, options.listen, port)
-        else:
-            yield _free(what, options.listen, port)
+    if options.backend_port:  # http_port is nginx's, whether we serve or not
+        yield _answered("nginx", options.listen, options.http_port)
+        ours = [("HTTP", "127.0.0.1", options.backend_port, "backend_port")]
+    else:
+        ours = [("HTTP", options.listen, options.http_port, "http_port")]
+    ours.append(("rsync", options.listen, options.rsync_port, "rsync_port"))
+    for what, listen, port, option in ours:
+        yield _answered(what, listen, port) if serves else _free(what, listen, port, option)
 
 
 def _answered(what: str, listen: str, port: int) -> Finding:
@@ -53,7 +56,7 @@ def ipaddress_of(text: str) -> str:
         return text
 
 
-def _free(what: str, listen: str, port: int) -> Finding:
+def _free(what: str, listen: str, port: int, option: str) -> Finding:
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,7 +64,6 @@ def _free(what: str, listen: str, port: int) -> Finding:
             probe.bind((listen, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                option = "http_port" if what == "HTTP" else "rsync_port"
                 remedy = f"end what holds it (ss -ltnp), or set [serve] {option}"
                 return problem(f"port {port} for {what} is taken", remedy)
             return problem(f"{listen}:{port} cannot be listened on: {error.strerror}")
@@ -73,9 +75,9 @@ def name(site: Site) -> Iterator[Finding]:
     host = site.cluster.serve.host
     try:
         found = sorted({str(each[4][0]) for each in socket.getaddrinfo(host, None)})
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # the latter: no name that DNS could have
         yield problem(
-            f"{host} has no address: {error.strerror}",
+            f"{host} has no address: {getattr(error, 'strerror', error)}",
             "set [serve] host to a name or address that blades reach; it is written into theirs",
         )
         return

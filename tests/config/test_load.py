@@ -149,6 +149,11 @@ def test_an_unknown_key_in_an_inline_table_is_found(refused: Refused) -> None:
             "without scheme or path.",
         ),
         (
+            "[serve]\nhost = 'head..node'",
+            "cluster.toml:2: serve.host: 'head..node' is no host name: between its dots are 1 "
+            "to 63 characters.",
+        ),
+        (
             "[mirror.distfiles]\nupstreams = [\n'https://a.example',\n'ftp://b.example']",
             "cluster.toml:4: mirror.distfiles.upstreams[1]: "
             "'ftp://b.example' is not an http:// or https:// address.",

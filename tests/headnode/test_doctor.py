@@ -89,6 +89,20 @@ def test_what_is_wrong_is_said_with_what_to_do(
     ]
 
 
+def test_behind_nginx_its_port_is_to_be_answered_and_ours_to_be_free(
+    port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, backend = tmp_path / "cluster.toml", free_port()
+    text = config.read_text()
+    config.write_text(text.replace("[serve]\n", f"[serve]\nbackend_port = {backend}\n"))
+    assert run(["doctor", "ports"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:4] == [
+        f"ok    ports: nginx answers on port {port}",
+        f"ok    ports: port {backend} is free for HTTP",
+    ]
+
+
 def test_an_unknown_check_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "weather"]) == 2
     assert "'weather' is not one of 'kernel', 'disk'" in capsys.readouterr().err
