@@ -106,10 +106,12 @@ class Order:
     """What somebody asks for: which ring, why, when, and what has to be passed.
 
     The deployment's sequence is above `above`, which blades saw before the state folder was lost.
+    `earlier` are the rings that a generation comes to first.
     """
 
     ring: str
     now: datetime
+    earlier: tuple[str, ...] = ()
     why: str = ""
     above: int = 0
     gates: Gates = no_gates
@@ -342,7 +344,7 @@ def promote(binhost: Binhost, order: Order, number: int | None) -> Published:
 
     Raises:
         PublishError: there is no such generation, a gate holds it up (GateError), or it is the
-            newest, nobody named it, and another ring went back from it.
+            newest, nobody named it, and an earlier ring went back from it.
         BusyError: another publish is at work.
     """
     with locked(binhost.folder / ".lock", "headnode promote"):
@@ -350,19 +352,18 @@ def promote(binhost: Binhost, order: Order, number: int | None) -> Published:
         if newest is None:
             raise PublishError("There is no generation yet.", remedy="headnode publish makes one.")
         if number is None:
-            _require_nobody_went_back(binhost, newest.number, order.ring)
+            _require_nobody_went_back(binhost, newest.number, order)
         generation = newest if number is None else binhost.generations.read(number)
         return _bring_known(binhost, order, MoveKind.PROMOTE, generation)
 
 
-def _require_nobody_went_back(binhost: Binhost, number: int, asked: str) -> None:
-    for ring in binhost.rings():
-        if ring.name != asked and ring.went_back_from(number):
+def _require_nobody_went_back(binhost: Binhost, number: int, order: Order) -> None:
+    for name in order.earlier:
+        if binhost.ring(name).went_back_from(number):
             raise PublishError(
-                f"The newest generation, {number}, is one that the ring {ring.name} went back "
-                "from.",
-                remedy=f"Name the one that {asked} is to have: headnode promote GENERATION "
-                f"--ring {asked}.",
+                f"The newest generation, {number}, is one that the ring {name} went back from.",
+                remedy=f"Name the one that {order.ring} is to have: headnode promote GENERATION "
+                f"--ring {order.ring}.",
             )
 
 

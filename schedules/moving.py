@@ -166,9 +166,11 @@ def _order(
     site: Site, class_name: str, ring: str | None, now: datetime, asked: Asked, watch: Observer
 ) -> Order:
     waivers = Waivers(names=asked.waive, note=asked.note)
+    name, rings = site.ring(class_name, ring), list(site.klass(class_name).rings)
     return Order(
-        ring=site.ring(class_name, ring),
+        ring=name,
         now=now,
+        earlier=tuple(rings[: rings.index(name)]),
         above=asked.above,
         why=asked.note,
         gates=gates_of(site, waivers=waivers, now=now, watch=watch),
