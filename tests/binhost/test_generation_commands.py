@@ -208,6 +208,21 @@ def test_gc_goes_by_the_configuration_and_a_collected_generation_is_said_to_be(
     assert say("generations", "verify", "--all")[0] == 0
 
 
+def test_what_an_earlier_ring_went_back_from_is_promoted_by_its_number_alone(
+    binhost: Binhost, say: Say
+) -> None:
+    for words in (("promote", "3", "--ring", "canary"), ("rollback", "--ring", "canary")):
+        assert say(*words)[0] == 0
+    assert say("promote", "--ring", "fleet") == (
+        1,
+        "",
+        "headnode: The newest generation, 3, is one that the ring canary went back from. Name the "
+        "one that fleet is to have: headnode promote GENERATION --ring fleet.\n",
+    )
+    assert say("promote", "--ring", "canary")[0] == 0
+    assert say("promote", "--ring", "fleet")[0] == 0
+
+
 def test_gc_during_a_publish_says_who_is_at_work(binhost: Binhost, say: Say) -> None:
     with locked(binhost.lock, "headnode publish"):
         assert say("generations", "gc") == (
