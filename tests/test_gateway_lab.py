@@ -336,13 +336,13 @@ def test_every_blade_has_its_own_output_and_code(here: Here) -> None:
 def test_a_blade_that_hangs_behind_a_gateway_is_cut_off_and_holds_up_no_other(here: Here) -> None:
     started = time.monotonic()
     outcomes, _ = here.run_on(
-        "echo so far; case $(hostname) in blade01) sleep 60;; esac", fanout=2, timeout_s=15.0
+        "echo so far; case $(hostname) in blade01) sleep 60;; esac", fanout=2, timeout_s=8.0
     )
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 40
     assert codes(outcomes) == {"blade01": None, "blade02": 0, "blade03": 0}
     assert outcomes["blade01"][1] == "so far"
-    assert 14.5 < outcomes["blade01"][2] < 30
-    assert all(outcomes[name][2] < 14.5 for name in ("blade02", "blade03"))
+    assert 7.5 < outcomes["blade01"][2] < 16
+    assert all(outcomes[name][2] < 7.5 for name in ("blade02", "blade03"))
     for gateway in GATEWAYS:
         here.wait(gateway, "! pgrep -f [C]lusterShell.Gateway && ! pgrep -x ssh")
 
@@ -352,7 +352,7 @@ def test_seconds_are_a_blades_own_and_never_more_than_the_fan_out_run_at_once(he
     outcomes, _ = here.run_on("sleep 3; date +%s.%N", fanout=1)
     ended = sorted(float(each[1]) for each in outcomes.values())
     assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(ended))
-    assert all(3 <= each[2] < 9 for each in outcomes.values())  # and not for those before it
+    assert all(3 <= each[2] < 7 for each in outcomes.values())
 
 
 @pytest.mark.lab

@@ -11,6 +11,8 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,18 @@ def test_a_file_that_is_not_in_memory_arrives_whole(state: Path) -> None:
             assert hashlib.sha256(body).digest() == hashlib.sha256(LARGE).digest()
 
 
+@contextmanager
+def transferring(
+    state: Path, span: Span
+) -> Iterator[tuple[Transfer, socket.socket, socket.socket]]:
+    """A transfer of a part of the large file, and the two ends of a connection for it."""
+    opened = open_beneath(state, state / "mirror/distfiles/large")
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield Transfer((span,), opened), ours, theirs
+
+
 def test_what_is_not_in_memory_is_read_whole_before_it_is_sent(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,11 +177,7 @@ def test_what_is_not_in_memory_is_read_whole_before_it_is_sent(
 
     monkeypatch.setattr(sending, "is_in_memory", lambda handle, offset: offset in read)
     monkeypatch.setattr(os, "pread", pread)
-    opened = open_beneath(state, state / "mirror/distfiles/large")
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        transfer = Transfer((Span(100, 5 << 20),), opened)
+    with transferring(state, Span(100, 5 << 20)) as (transfer, ours, theirs):
         assert transfer.push(ours) is Progress.COLD
         assert transfer.sent_bytes == 0
         transfer.fetch_window()
@@ -191,11 +201,7 @@ def test_a_window_with_a_gap_is_not_in_memory(
     state: Path, monkeypatch: pytest.MonkeyPatch, absent: int
 ) -> None:
     monkeypatch.setattr(sending, "is_in_memory", lambda handle, offset: offset != absent)
-    opened = open_beneath(state, state / "mirror/distfiles/large")
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        transfer = Transfer((Span(0, 5 << 20),), opened)
+    with transferring(state, Span(0, 5 << 20)) as (transfer, ours, _):
         assert transfer.push(ours) is Progress.COLD
         transfer.fetch_window()
         assert transfer.push(ours) is Progress.FULL

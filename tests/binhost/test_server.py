@@ -752,14 +752,14 @@ def test_a_body_is_not_taken_for_the_next_request(server: Server) -> None:
 def test_a_client_that_sends_nothing_is_dropped_in_silence(quick: Server) -> None:
     started = time.monotonic()
     assert raw(quick, b"") == b""
-    assert 0.3 < time.monotonic() - started < 9.0
+    assert 0.3 < time.monotonic() - started < 3.0
 
 
 def test_a_client_that_trickles_is_dropped(quick: Server) -> None:
     started = time.monotonic()
     with socket.create_connection(quick.address, timeout=10) as connection:
         connection.settimeout(0.1)
-        while time.monotonic() - started < 9.0:
+        while time.monotonic() - started < 5.0:
             connection.sendall(b"x")
             try:
                 answer = connection.recv(4096)
@@ -767,7 +767,7 @@ def test_a_client_that_trickles_is_dropped(quick: Server) -> None:
             except TimeoutError:
                 continue
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-    assert time.monotonic() - started < 9.0
+    assert time.monotonic() - started < 3.0
 
 
 def sparse(state: Path, size_bytes: int) -> str:
@@ -1119,8 +1119,6 @@ def test_stop_and_start_may_be_called_twice(state: Path) -> None:
 
 
 def test_both_address_families_are_served(state: Path) -> None:
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
     with serve("::", 0, state) as server:
         assert server.url == f"http://[::]:{server.address[1]}"
         for host in ("127.0.0.1", "::1"):

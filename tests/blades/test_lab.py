@@ -57,10 +57,11 @@ def left(folder: Path) -> list[str]:
 
 
 def machine(folder: Path) -> tuple[list[str], str, str]:
-    """What a lab must not change, and no other test does meanwhile."""
+    """What a lab must not change; what the tests beside this one mount is left out."""
     links = subprocess.run(["ip", "-o", "address"], capture_output=True, text=True, check=True)
+    worker = next((part for part in folder.parts if part.startswith("popen-gw")), "")
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    mounts = [line for line in lines if str(folder) in line or " - overlay " in line]
+    mounts = [line for line in lines if "/popen-gw" not in line or f"/{worker}/" in line]
     return mounts, links.stdout, Path("/etc/hosts").read_text()
 
 
@@ -294,7 +295,7 @@ def test_58_blades_come_up_in_seconds_and_cost_megabytes(tmp_path: Path) -> None
         assert {name: each.output for name, each in outcomes.items()} == {
             name: name for name in rendered(58)
         }
-    assert took < 60
+    assert took < 15
     assert int(du.stdout.split()[0]) < 58 << 20
     assert traces(tmp_path) == []
 

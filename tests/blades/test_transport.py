@@ -81,9 +81,9 @@ def test_never_more_than_the_fan_out_run_at_once(tmp_path: Path) -> None:
 def test_58_blades_take_no_longer_than_their_commands() -> None:
     started = time.monotonic()
     outcomes = run_on(blades(58), "sleep 0.05; echo $BLADE", options(fanout=16))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 5
     assert {name: each.output for name, each in outcomes.items()} == {n: n for n in blades(58)}
-    assert all(0.05 <= each.seconds < 20 for each in outcomes.values())
+    assert all(0.05 <= each.seconds < 5 for each in outcomes.values())
 
 
 def test_a_blade_that_takes_too_long_is_ended_and_counted(tmp_path: Path) -> None:

@@ -107,13 +107,13 @@ def test_the_time_limit_ends_the_whole_group_and_shows_what_was_said(
     with pytest.raises(CommandError) as caught:
         run(
             sh(line, str(tmp_path / "pid")),
-            timeout_s=3.0,
+            timeout_s=0.5,
             check=False,
             on_line=(lambda line: None) if by_line else None,
         )
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 5
     assert caught.value.argv == ("sh", "-c", line, "sh", str(tmp_path / "pid"))
-    assert caught.value.tail == "so far\n(no end within 3 s)"
+    assert caught.value.tail == "so far\n(no end within 0.5 s)"
     assert ends_soon(int((tmp_path / "pid").read_text()))
 
 
@@ -122,7 +122,7 @@ def test_the_time_limit_ends_who_ignores_sigterm_beside_a_leader_that_heeds_it(
 ) -> None:
     line = "(trap '' TERM; sh -c 'echo $PPID' > $1; while :; do sleep 1; done) & wait"
     with pytest.raises(CommandError):
-        run(sh(line, str(tmp_path / "pid")), timeout_s=3.0)
+        run(sh(line, str(tmp_path / "pid")), timeout_s=0.5)
     assert ends_soon(int((tmp_path / "pid").read_text()))
 
 
@@ -134,10 +134,10 @@ def test_the_time_limit_holds_though_a_daemon_keeps_the_pipe_open(
     with pytest.raises(CommandError):
         run(
             sh("setsid sh -c 'echo $$ > $1; exec sleep 60' sh $1 & exit 0", str(tmp_path / "pid")),
-            timeout_s=3.0,
+            timeout_s=0.5,
             on_line=(lambda line: None) if by_line else None,
         )
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 5
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
@@ -162,7 +162,7 @@ def test_a_leader_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     assert process.stdout.readline() == "ready\n"
     started = time.monotonic()
     end_group(process, grace_s=0.2)
-    assert 0.2 <= time.monotonic() - started < 15
+    assert 0.2 <= time.monotonic() - started < 5
     assert process.returncode == -signal.SIGKILL
 
 
@@ -170,12 +170,12 @@ def test_lines_are_handed_over_as_they_come() -> None:
     lines: list[tuple[str, float]] = []
     started = time.monotonic()
     done = run(
-        sh("echo one; echo two >&2; sleep 1; printf three"),
+        sh("echo one; echo two >&2; sleep 0.5; printf three"),
         timeout_s=10,
         on_line=lambda line: lines.append((line, time.monotonic() - started)),
     )
     assert [line for line, _ in lines] == ["one", "two", "three"]
-    assert lines[2][1] - lines[1][1] > 0.2
+    assert lines[1][1] < 0.4 < lines[2][1]
     assert (done.output, done.errors) == ("one\ntwo\nthree", "")
 
 

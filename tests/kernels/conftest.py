@@ -30,8 +30,6 @@ READ = ("Kconfig", "Kbuild", "Makefile")
 
 def fetch(package: str, folder: Path) -> Path:
     """Unpack a Debian package below `folder`; apt's lists are private, nothing is installed."""
-    if not Path("/usr/bin/apt-get").exists():
-        pytest.skip(f"{package} is a package of Debian, and this is another system")
     require("apt-get", "dpkg-deb")
     (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
     options = ["-qq", "-o", f"Dir::State::lists={folder}/lists", "-o", "APT::Sandbox::User=root"]
