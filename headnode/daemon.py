@@ -1,4 +1,6 @@
-"""`headnode serve`: workers for HTTP, an rsyncd and the scheduler, watched until told to stop.
+"""`headnode serve`: HTTP workers, rsyncd, the scheduler, a process on standby for short commands.
+
+All are watched until it is told to stop.
 
 SIGTERM and SIGINT stop it, SIGHUP has new workers take over with the configuration as it is then,
 SIGUSR1 begins a new access log.
@@ -22,6 +24,7 @@ from headnode.console import say
 from headnode.errors import ConfigError, HeadnodeError
 from headnode.files import locked, write_atomic
 from headnode.inbox import Inbox
+from headnode.keeper import Keeper
 from headnode.process import end_group, environment, last_lines, require
 from headnode.renewal import Renewal
 from headnode.scheduler import Scheduler
@@ -82,6 +85,7 @@ class Daemon:
         self._workers = Workers(listener, worker_settings(site))
         self._renewal = Renewal()
         self._inbox = Inbox()
+        self._keeper = Keeper()
         self._scheduler = scheduler
         self._rsyncd: subprocess.Popen[str] | None = None
         self._rsyncd_started_s = 0.0
@@ -112,6 +116,7 @@ class Daemon:
             if self._rsyncd is not None:
                 end_group(self._rsyncd)
             self._workers.stop()
+            self._keeper.stop()
 
     def _reload(self, read: Callable[[], Site]) -> None:
         """Go on with the configuration as it is now, if it is right."""
@@ -139,6 +144,7 @@ class Daemon:
             "renewal of deployments": lambda: self._renewal.watch(site),
             "inbox of reports": lambda: self._inbox.watch(site),
             "scheduler": lambda: self._scheduler.watch(site),
+            "process on standby": lambda: self._keeper.watch(site),
         }
         for what, watch in parts.items():
             try:

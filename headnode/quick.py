@@ -31,16 +31,43 @@ DEFAULT_CONFIG = ("cluster.toml", "/etc/headnode/cluster.toml")
 DEFAULT_STATE = "/var/lib/headnode"
 NOTE = "nothing-new.json"
 GOOD_FOR_S = 3600
+# What comes of a configuration, or a note, that is not there or not what it should be.
+UNREADABLE = (OSError, ValueError, StopIteration, KeyError, TypeError, AttributeError)
 
 
 def main() -> None:
     """Entry point of the `headnode` program."""
-    if (said := nothing_new(sys.argv[1:])) is not None:
+    arguments = sys.argv[1:]
+    if (said := nothing_new(arguments)) is not None:
         print(said)
         sys.exit(0)
+    from headnode.handover import hand_over
+
+    if (code := hand_over(arguments)) is not None:
+        sys.exit(code)
     from headnode.cli import main as whole
 
     whole()
+
+
+def config_file() -> str:
+    """The configuration that is used if none is named.
+
+    Raises:
+        StopIteration: there is none.
+    """
+    return os.environ.get("HEADNODE_CONFIG") or next(filter(os.path.exists, DEFAULT_CONFIG))
+
+
+def state_of(config: str) -> str:
+    """The state folder that a configuration names; nothing else in it is looked at.
+
+    Raises:
+        OSError, ValueError, AttributeError: it cannot be read, or is no configuration.
+    """
+    with open(config, "rb") as file:
+        state = tomllib.load(file).get("state", {}).get("path", DEFAULT_STATE)
+    return os.path.join(os.path.dirname(os.path.abspath(config)), state)
 
 
 def nothing_new(arguments: list[str]) -> str | None:
@@ -48,13 +75,11 @@ def nothing_new(arguments: list[str]) -> str | None:
     if arguments != ["publish"]:
         return None
     try:
-        config = os.environ.get("HEADNODE_CONFIG") or next(filter(os.path.exists, DEFAULT_CONFIG))
-        with open(config, "rb") as file:
-            state = tomllib.load(file).get("state", {}).get("path", DEFAULT_STATE)
-        with open(os.path.join(os.path.dirname(os.path.abspath(config)), state, NOTE)) as file:
+        config = config_file()
+        with open(os.path.join(state_of(config), NOTE)) as file:
             note = json.load(file)
         return str(note["said"]) if _holds(note, config) else None
-    except (OSError, ValueError, StopIteration, KeyError, TypeError, AttributeError):
+    except UNREADABLE:
         return None
 
 

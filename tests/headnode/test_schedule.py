@@ -83,7 +83,7 @@ def history() -> list[dict[str, Any]]:
 def eventually(found: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not found():
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, f"it never came: {history()}"
         time.sleep(0.2)
 
 
