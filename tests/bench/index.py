@@ -1,18 +1,21 @@
 """`make bench-index`: one more package, from staging to a ring, against `emaint binhost --fix`.
 
-Both index the same files. Ours is `headnode publish` as an administrator types it: it takes the
-package into the pool, makes a generation and moves a ring. emaint writes the index of its PKGDIR.
-Every time is a whole process, wall clock, its start included, with the CPU seconds of it and its
-children beside it; figures of ours and of patched emaint are medians. Before anything is timed
-against emaint, the two indices are compared entry by entry.
+Both index the same files. Ours is `headnode publish` as an administrator types it on a headnode,
+where `headnode serve` runs: it takes the package into the pool, makes a generation and moves a
+ring. emaint writes the index of its PKGDIR. Every time is a whole process, wall clock, its start
+included, with the CPU seconds of it, its children and the copy of the process on standby
+(headnode/standby.py) beside it; memory is the most that one of them had. Figures of ours and of
+patched emaint are medians. Before anything is timed against emaint, the two indices are compared
+entry by entry.
 
 The ring is signed, as by default: each package, and the deployment. The first ten thousand are
 published unsigned, since gpg would take half an hour for them. The gates that look at the disk are
 asked; those that need a blade in a lab are not, since these packages cannot be installed.
 
 `noop_s` is `headnode publish` that finds nothing new, `noop_whole_s` the same without the note that
-the publish before it left (headnode/quick.py). `add_one_function_s` and `noop_function_s` are what
-the two take in a process that runs already, as a night's and a patch's does.
+the publish before it left (headnode/quick.py). `…_alone_s` is what both take where nothing serves,
+`add_one_function_s` and `noop_function_s` what they take in a process that runs already, as a
+night's and a patch's does.
 """
 
 from __future__ import annotations
@@ -21,13 +24,14 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +41,7 @@ from binhost.records import BuildResult, Configuration, save
 from config.load import load
 from config.model import Gate
 from headnode.console import note
+from headnode.handover import SOCKET
 from headnode.quick import NOTE
 from mirror.sets import write_set
 from mirror.status import Status, write_status
@@ -44,6 +49,7 @@ from schedules.moving import publish_once
 from schedules.observer import Silent
 from schedules.site import Site
 from tests.bench.emaint import CHOST, Emaint
+from tests.bench.http import free_port
 from tests.bench.packages import CATEGORIES, write_packages
 
 SIZES = (1000, 5000, 10_000)
@@ -55,6 +61,12 @@ CLUSTER = """\
 [state]
 path = "state"
 reserve_mib = 0
+
+[serve]
+listen = "127.0.0.1"
+http_port = {http}
+rsync_port = {rsync}
+workers = 1
 
 [publish]
 gates = {gates}
@@ -69,7 +81,8 @@ rings = {{ canary = "blade01", fleet = "blade[02-58]" }}
 
 
 def _cluster(signing: str) -> str:
-    return CLUSTER.format(mode=signing, gates=json.dumps(GATES))
+    http, rsync = free_port(), free_port()
+    return CLUSTER.format(mode=signing, gates=json.dumps(GATES), http=http, rsync=rsync)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +99,74 @@ def timed(argv: Sequence[str], cwd: Path, env: Mapping[str, str] = os.environ) -
 
     It may keep the bytecode of what it imports, as an installed program has it.
     """
-    env = {key: value for key, value in env.items() if key != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
-    process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    process = subprocess.Popen(argv, cwd=cwd, env=installed(env), stdout=subprocess.DEVNULL)
+    usage = ended(process)
     wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, argv
-    return Took(
-        wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime, rss_mb=usage.ru_maxrss * 1024 / 1e6
-    )
+    return Took(wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime, rss_mb=megabytes(usage))
+
+
+def installed(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program that may keep its bytecode."""
+    return {key: value for key, value in env.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
+def ended(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
+    """Wait for a process; what it and those that it waited for used."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage
+
+
+def megabytes(usage: resource.struct_rusage) -> float:
+    """The most memory that one of them had."""
+    return usage.ru_maxrss * 1024 / 1e6
+
+
+class Serving:
+    """A running `headnode serve`, with a process on standby.
+
+    When it has ended, `most_mb` is the most memory that one of its processes had.
+    """
+
+    def __init__(self, site: Path) -> None:
+        self.most_mb = 0.0
+        self._process = subprocess.Popen(
+            [f"{sys.prefix}/bin/headnode", "serve"],
+            cwd=site,
+            env=installed(os.environ),
+            stdout=subprocess.DEVNULL,
+        )
+        socket = site / "state" / SOCKET
+        deadline = time.monotonic() + LIMIT_S
+        while not socket.exists():
+            assert self._process.poll() is None, "headnode serve ended"
+            assert time.monotonic() < deadline, "nothing stands by"
+            time.sleep(0.1)
+        [self._standby] = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/stat")
+            if path.read_text().rpartition(")")[2].split()[1] == str(self._process.pid)
+            and b"headnode.standby" in (path.parent / "cmdline").read_bytes()
+        ]
+
+    def copies_cpu_s(self) -> float:
+        """CPU seconds of the commands that were handed over so far."""
+        said = Path(f"/proc/{self._standby}/stat").read_text().rpartition(")")[2].split()
+        return (int(said[13]) + int(said[14])) / os.sysconf("SC_CLK_TCK")  # cutime, cstime
+
+    def standby_mb(self) -> float:
+        """Memory of the process on standby."""
+        said = Path(f"/proc/{self._standby}/status").read_text()
+        return int(said.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._process.terminate()
+        self.most_mb = megabytes(ended(self._process))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +216,13 @@ class Bench:
         """The headnode as configured now."""
         return Site(cluster=load(self.folder / "cluster.toml"))
 
-    def publish(self) -> Took:
-        """Type `headnode publish`."""
-        return timed([f"{sys.prefix}/bin/headnode", "publish"], self.folder)
+    def publish(self, serving: Serving | None = None) -> Took:
+        """Type `headnode publish`, beside `serving` or alone."""
+        if serving is None:
+            return timed([sys.executable, "-m", "headnode.cli", "publish"], self.folder)
+        before_s = serving.copies_cpu_s()
+        took = timed([f"{sys.prefix}/bin/headnode", "publish"], self.folder)
+        return replace(took, cpu_s=took.cpu_s + serving.copies_cpu_s() - before_s)
 
     def fix(self, *, patched: bool) -> Took:
         """Type `emaint binhost --fix`."""
@@ -206,28 +281,40 @@ def compare(bench: Bench) -> None:
 def ours(bench: Bench, names: list[str], size: int) -> dict[str, float]:
     """Add packages one by one, each followed by a publish that finds nothing to do."""
     note(f"{size} packages: {ADDED} times one more, with headnode publish")
-    added, noop, whole, function, nothing = [], [], [], [], []
-    for number in range(size, size + 2 * ADDED, 2):
-        _one_more(bench, names, number)
-        added.append(bench.publish())
-        assert f"PACKAGES: {number + 1}\n" in bench.index().read_text()
-        noop.append(bench.publish())
-        (bench.folder / "state" / NOTE).unlink()
-        whole.append(bench.publish())
-        nothing.append(bench.function_s(moves=False))
-        _one_more(bench, names, number + 1)
-        function.append(bench.function_s(moves=True))
-    return {
-        "add_one_s": statistics.median(each.wall_s for each in added),
-        "add_one_cpu_s": statistics.median(each.cpu_s for each in added),
-        "add_one_rss_mb": max(each.rss_mb for each in added),
-        "noop_s": statistics.median(each.wall_s for each in noop),
-        "noop_cpu_s": statistics.median(each.cpu_s for each in noop),
-        "noop_whole_s": statistics.median(each.wall_s for each in whole),
-        "noop_whole_cpu_s": statistics.median(each.cpu_s for each in whole),
-        "add_one_function_s": statistics.median(function),
-        "noop_function_s": statistics.median(nothing),
+    took: dict[str, list[Took]] = {name: [] for name in ("add_one", "noop", "noop_whole")}
+    alone: dict[str, list[Took]] = {name: [] for name in ("add_one", "noop_whole")}
+    function, nothing = [], []
+    with Serving(bench.folder) as serving:
+        for number in range(size, size + 3 * ADDED, 3):
+            _one_more(bench, names, number)
+            took["add_one"].append(bench.publish(serving))
+            assert f"PACKAGES: {number + 1}\n" in bench.index().read_text()
+            took["noop"].append(bench.publish(serving))
+            (bench.folder / "state" / NOTE).unlink()
+            took["noop_whole"].append(bench.publish(serving))
+            alone["noop_whole"].append(bench.publish())
+            nothing.append(bench.function_s(moves=False))
+            _one_more(bench, names, number + 1)
+            alone["add_one"].append(bench.publish())
+            _one_more(bench, names, number + 2)
+            function.append(bench.function_s(moves=True))
+        standby_mb = serving.standby_mb()
+    found = {f"{name}_s": _median(each.wall_s for each in every) for name, every in took.items()}
+    for name, every in took.items():
+        found[f"{name}_cpu_s"] = _median(each.cpu_s for each in every)
+    for name, every in alone.items():
+        found[f"{name}_alone_s"] = _median(each.wall_s for each in every)
+    return found | {
+        "add_one_alone_cpu_s": _median(each.cpu_s for each in alone["add_one"]),
+        "add_one_rss_mb": max(serving.most_mb, *(each.rss_mb for each in alone["add_one"])),
+        "standby_mb": standby_mb,
+        "add_one_function_s": _median(function),
+        "noop_function_s": _median(nothing),
     }
+
+
+def _median(found: Iterable[float]) -> float:
+    return statistics.median(found)
 
 
 def _one_more(bench: Bench, names: list[str], number: int) -> None:
@@ -240,7 +327,7 @@ def theirs(bench: Bench, size: int) -> dict[str, float]:
     """The same with emaint, whose PKGDIR is brought up to date before each time that counts."""
     note(f"{size} packages: {PATCHED_ADDED} times one more, with patched emaint")
     bench.fix(patched=True)
-    start = size + 2 * ADDED
+    start = size + 3 * ADDED
     patched = []
     for number in range(start, start + PATCHED_ADDED):
         write_packages(bench.emaint.pkgdir, range(number, number + 1))
@@ -249,8 +336,8 @@ def theirs(bench: Bench, size: int) -> dict[str, float]:
     write_packages(bench.emaint.pkgdir, range(start + PATCHED_ADDED, start + PATCHED_ADDED + 1))
     stock = bench.fix(patched=False)
     return {
-        "emaint_patched_add_one_s": statistics.median(each.wall_s for each in patched),
-        "emaint_patched_add_one_cpu_s": statistics.median(each.cpu_s for each in patched),
+        "emaint_patched_add_one_s": _median(each.wall_s for each in patched),
+        "emaint_patched_add_one_cpu_s": _median(each.cpu_s for each in patched),
         "emaint_stock_add_one_s": stock.wall_s,
         "emaint_stock_add_one_cpu_s": stock.cpu_s,
     }
