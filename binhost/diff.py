@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import zip_longest
 
 from binhost.index import field
 from binhost.reasons import EbuildChanged, cpv_of_entry, reasons
@@ -115,26 +116,21 @@ def compare_packages(
     ebuild_changed: EbuildChanged,
 ) -> Iterable[PackageChange]:
     """The packages (entries by pool name) that are not the same, by name and slot."""
-    before, after = _by_slot(old), _by_slot(new)
+    before = _by_slot(old[path] for path in old if path not in new)
+    after = _by_slot(new[path] for path in new if path not in old)
     for name, slot in sorted(before.keys() | after.keys()):
-        ours, theirs = before[name, slot], after[name, slot]
-        same = ours.keys() & theirs.keys()
-        olds = [entry for key, entry in ours.items() if key not in same]
-        news = [entry for key, entry in theirs.items() if key not in same]
         # One slot has one package, but for builds of one version side by side.
-        for number in range(max(len(olds), len(news))):
-            one = olds[number] if number < len(olds) else None
-            two = news[number] if number < len(news) else None
+        for one, two in zip_longest(before[name, slot], after[name, slot]):
             yield _change(name, slot, one, two, patched, ebuild_changed)
 
 
-def _by_slot(entries: Mapping[str, str]) -> defaultdict[tuple[str, str], dict[str, str]]:
+def _by_slot(entries: Iterable[str]) -> defaultdict[tuple[str, str], list[str]]:
     from portage.versions import cpv_getkey
 
-    found: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for name, entry in entries.items():
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for entry in entries:
         slot = (field(entry, "SLOT") or "0").partition("/")[0]
-        found[cpv_getkey(cpv_of_entry(entry)), slot][name] = entry
+        found[cpv_getkey(cpv_of_entry(entry)), slot].append(entry)
     return found
 
 
