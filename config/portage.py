@@ -60,12 +60,12 @@ def is_program(path: str) -> bool:
 
 def http_url(cluster: Cluster, path: str) -> str:
     """The address of `path` on the headnode, as blades see it."""
-    return f"http://{cluster.serve.host}:{cluster.serve.http_port}/{path.lstrip('/')}"
+    return f"http://{cluster.serve.address}:{cluster.serve.http_port}/{path.lstrip('/')}"
 
 
 def rsync_url(cluster: Cluster, module: str) -> str:
     """The address of an rsync module of the headnode, as blades see it."""
-    return f"rsync://{cluster.serve.host}:{cluster.serve.rsync_port}/{module}"
+    return f"rsync://{cluster.serve.address}:{cluster.serve.rsync_port}/{module}"
 
 
 def ring_url(cluster: Cluster, class_name: str, ring: str) -> str:

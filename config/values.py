@@ -145,6 +145,8 @@ def _check_line(text: str) -> str:
 
 
 def _check_host(text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):  # an IPv6 address as URLs have it
+        text = text[1:-1]
     if not re.fullmatch(r"[^\s/]+", text):
         raise ValueError(f"{text!r} is not a host name or address alone, without scheme or path")
     if not all(1 <= len(label) <= LABEL_CHARACTERS for label in text.removesuffix(".").split(".")):

@@ -102,8 +102,8 @@ class Daemon:
             self._write_rsyncd_conf(self._site)
             self._start_rsyncd()
             say(
-                f"Serving http://{options.host}:{options.http_port}/ "
-                f"and rsync://{options.host}:{options.rsync_port}/"
+                f"Serving http://{options.address}:{options.http_port}/ "
+                f"and rsync://{options.address}:{options.rsync_port}/"
             )
             while not (asked := signals.wait(WATCH_S)) & {signal.SIGTERM, signal.SIGINT}:
                 if signal.SIGUSR1 in asked:

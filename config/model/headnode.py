@@ -71,3 +71,8 @@ class Serve(Section):
         ge=1,
         description="Blades that may sync at once; further ones are told to come back.",
     )
+
+    @property
+    def address(self) -> str:
+        """`host` as it stands in a URL: an IPv6 address is in brackets (RFC 3986, 3.2.2)."""
+        return f"[{self.host}]" if ":" in self.host else self.host

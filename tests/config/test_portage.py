@@ -166,6 +166,14 @@ def test_the_addresses_are_those_of_the_contract() -> None:
     )
 
 
+@pytest.mark.parametrize("host", ["fd00::1", "[fd00::1]"])
+def test_an_ipv6_address_is_in_brackets_where_blades_are_given_it(host: str) -> None:
+    cluster = Cluster.model_validate({**CLUSTER.model_dump(), "serve": {"host": host}})
+    assert cluster.serve.host == "fd00::1"
+    assert http_url(cluster, "distfiles") == "http://[fd00::1]:8080/distfiles"
+    assert rsync_url(cluster, "gentoo") == "rsync://[fd00::1]:8730/gentoo"
+
+
 class Settings(dict[str, str]):
     """What Portage's loaders ask of its configuration."""
 
