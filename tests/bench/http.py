@@ -34,6 +34,7 @@ from binhost.server import open_listener
 from headnode.process import environment, require, run
 from headnode.worker import Settings
 from headnode.workers import Workers
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 CLIENTS = 58
@@ -115,12 +116,6 @@ def make_files(folder: Path) -> None:
             os.utime(path, (STAMP, STAMP))
         names = [f"/{POOL}/{kind}-{number}-1.gpkg.tar\n" for number in range(count)]
         (folder / kind).write_text("".join(names))
-
-
-def free_port() -> int:
-    """A TCP port that nobody holds just now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

@@ -49,8 +49,8 @@ from schedules.moving import publish_once
 from schedules.observer import Silent
 from schedules.site import Site
 from tests.bench.emaint import CHOST, Emaint
-from tests.bench.http import free_port
 from tests.bench.packages import CATEGORIES, write_packages
+from tests.ports import free_port
 
 SIZES = (1000, 5000, 10_000)
 ADDED = 7  # packages that are added one after the other, for a median

@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import platform
 import secrets
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from blades.report import body_of
 from blades.secrets import SECRET_BYTES, secrets_folder
 from blades.signature import ADDRESS, field
 from headnode.process import environment
+from tests.ports import free_port
 
 CLIENT_PROCESSES, CLIENTS = 2, 29
 HOUR_S = 3600
@@ -91,11 +91,6 @@ REPORT = {
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def make_state(folder: Path, pulls: int) -> None:

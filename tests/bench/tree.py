@@ -23,7 +23,6 @@ import argparse
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -49,6 +48,8 @@ from mirror.tree import Folder, sync_repo
 
 sys.path.append(str(Path(__file__).parent))  # at the end: http.py there is not Python's
 from forest import Forest
+
+from tests.ports import free_port
 
 # portage.sync.modules.rsync 3.0.83, _set_rsync_defaults.
 PORTAGE = "--recursive --links --safe-links --perms --times --omit-dir-times --compress --force"
@@ -100,8 +101,7 @@ def unmount(folder: Path) -> None:
 @contextmanager
 def served(folder: Path, **modules: Path) -> Iterator[str]:
     """A real rsyncd of `modules`; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     conf = folder / "rsyncd.conf"
     known = [rsyncd.Module(name=name, path=path, comment=name) for name, path in modules.items()]
     paths = {f"{name}_file": folder / f"rsyncd.{name}" for name in ("log", "pid", "lock")}

@@ -23,6 +23,7 @@ from binhost.server import Server, open_listener
 from binhost.site import Limits, Site
 from headnode.files import point_symlink, write_atomic
 from headnode.process import environment
+from tests.ports import free_port
 
 STAMP = 1_700_000_000
 INDEX = b"VERSION: 0\nTIMESTAMP: 1700000000\nPACKAGES: 0\n\n"
@@ -63,11 +64,6 @@ def fill(state: Path) -> None:
         put(state / name, content)
     (state / "binhost/blade/pool/link").symlink_to(state / "keys/private")
     (state / "binhost/blade/pool/up").symlink_to("../../..")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from blades import deadman, kept, merging, places, pull
 from blades import lab as labs
 from blades.setup import MODULES, PULL_PATH, PULL_SETTINGS, program_files
 from config.portage import Rendered
+from tests.ports import free_port
 
 SYNC = "--color=n --nospinner --quiet --sync"
 UPDATE = (
@@ -521,8 +522,7 @@ def test_a_rebuilt_package_is_a_change(blade: Blade) -> None:
 
 def refusing() -> str:
     """An address at which nobody serves, and whose machine says so."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def test_a_headnode_that_is_down_is_not_reached_and_the_blade_says_so(blade: Blade) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from blades.image import Image, TreeError, fetch
 from blades.setup import program_files
 from blades.tree import point
 from mirror import rsyncd
+from tests.ports import free_port
 
 CONTENT = os.urandom(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -71,8 +71,7 @@ def near(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A real rsyncd: the address of a file, and where that file lies."""
     served = tmp_path / "served"
     served.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     conf = tmp_path / "rsyncd.conf"
     files = {f"{name}_file": tmp_path / f"rsyncd.{name}" for name in ("log", "pid", "lock")}
     module = rsyncd.Module(name="images", path=served, comment="images")

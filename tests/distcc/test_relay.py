@@ -11,6 +11,7 @@ import pytest
 from distcc.relay import _why, addresses, hosts_text, relayed
 from headnode.node.running import Node, start
 from headnode.node.spec import NodeSpec
+from tests.ports import free_port
 
 pytestmark = pytest.mark.lab
 
@@ -85,8 +86,7 @@ def test_what_is_said_to_a_helper_reaches_it_whole_and_so_does_the_answer(
 
 
 def test_a_helper_that_is_down_is_a_reset_connection_and_the_reason_is_kept(node: Node) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     with relayed(node, ["127.0.0.1"], port) as relay:
         assert ask(node, "127.64.0.1", port, 9) == "ConnectionResetError"
         assert relay.troubles == {"127.0.0.1": "connection refused"}

@@ -13,6 +13,7 @@ from headnode.cli import run
 from headnode.doctor import CHECKS, gateways, programs
 from headnode.doctor.cluster import judge
 from headnode.doctor.findings import Finding, good, problem, warning
+from tests.ports import free_port
 
 CONFIG = """\
 [state]
@@ -34,11 +35,6 @@ rings = {{ canary = "blade[01-02]" }}
 transport = "exec"
 exec_command = "env BLADE=%h sh -c"
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture

@@ -25,11 +25,7 @@ from headnode.files import write_atomic
 from headnode.workers import LONGEST_PAUSE_S, SETTLE_S, Workers
 from schedules.ledger.spool import Letter, Spool
 from schedules.site import Site
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+from tests.ports import free_port
 
 
 def answers(port: int) -> bool:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from schedules.ledger.ledger import Ledger
 from schedules.ledger.runs import Claim, State
 from schedules.runner import headnode_name, lock_path
 from schedules.site import Site
+from tests.ports import free_port
 
 CONFIG = """\
 [state]
@@ -52,18 +52,10 @@ rings = {{ canary = "blade1" }}
 """
 
 
-def free_ports() -> tuple[int, int]:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        return one.getsockname()[1], two.getsockname()[1]
-
-
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.chdir(tmp_path)
-    http, rsync = free_ports()
+    http, rsync = free_port(), free_port()
     text = CONFIG.format(http=http, rsync=rsync, line="0 0 * * *")
     (tmp_path / "cluster.toml").write_text(text)
     (tmp_path / "state").mkdir()

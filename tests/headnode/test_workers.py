@@ -23,6 +23,7 @@ from headnode.errors import HeadnodeError
 from headnode.process import environment
 from headnode.worker import Settings, limits_within
 from headnode.workers import Workers, next_pause_s
+from tests.ports import free_port
 
 PATIENCE_S = 60.0
 CONTENT = os.urandom(1 << 20) * 64
@@ -290,11 +291,6 @@ def test_10000_idle_clients_hurt_nobody_and_workers_stay_small(state: Path) -> N
 
 
 # The whole daemon
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

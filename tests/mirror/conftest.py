@@ -24,6 +24,7 @@ from config.model import Repo
 from headnode.errors import HeadnodeError
 from mirror import rsyncd
 from mirror.tree import Snapshot, sync_repo
+from tests.ports import free_port
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -43,11 +44,6 @@ class Daemon:
 
 
 Start = Callable[..., Daemon]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def answers(port: int) -> bool:

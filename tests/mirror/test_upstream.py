@@ -24,6 +24,7 @@ from mirror.upstream.assemble import Assembled, assemble, bump, read_assembled
 from mirror.upstream.packages import SOURCES, Step, next_version, packages, versions
 from mirror.upstream.serve import rsyncd_conf
 from mirror.upstream.tarballs import REAL, debian_sources, fetch_tarballs, in_house
+from tests.ports import free_port
 
 NOON = 1_750_000_000
 IN_HOUSE = {
@@ -74,11 +75,6 @@ def serving(root: Path, rsync_port: int, http_port: int) -> subprocess.Popen[str
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def refuses(port: int) -> bool:

@@ -3,7 +3,6 @@
 import email
 import email.policy
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from schedules.ledger.runs import State as Ended
 from schedules.notices import Notice, send, tell
 from schedules.rollout import BladeReport, Result
 from schedules.site import Site
+from tests.ports import free_port
 
 NIGHT = datetime(2026, 3, 5, 3, tzinfo=UTC)
 NOTICE = Notice(
@@ -46,8 +46,7 @@ class Mailbox:
 @pytest.fixture
 def mailbox() -> Iterator[tuple[Mailbox, str]]:
     box = Mailbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     controller = Controller(box, hostname="127.0.0.1", port=port)
     controller.start()
     yield box, f"127.0.0.1:{port}"
