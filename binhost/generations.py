@@ -80,7 +80,7 @@ class Generations:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != generation.entries_sha256:
             raise PublishError(f"{path} is not what was published.", remedy="Publish anew.")
-        return Entries(content.decode(), generation.packages)
+        return Entries(content, generation.packages)
 
     def propose(
         self,
@@ -111,7 +111,7 @@ class Generations:
             packages={name: sha256[name] for name in result.packages},
             configuration=result.configuration,
             blade=result.blade,
-            entries_sha256=hashlib.sha256(entries.text.encode()).hexdigest(),
+            entries_sha256=hashlib.sha256(entries.content).hexdigest(),
         )
 
     def put(self, generation: Generation, entries: Entries) -> None:
@@ -119,7 +119,7 @@ class Generations:
         beside = self.folder / f".{generation.number}.new"
         remove_tree(beside)
         beside.mkdir(parents=True)
-        fill(beside, {"entries": entries.text, "generation.json": to_json(generation)})
+        fill(beside, {"entries": entries.content, "generation.json": to_json(generation)})
         sync_content(beside)
         beside.rename(self.folder / str(generation.number))
         sync_folder(self.folder)
@@ -133,7 +133,7 @@ def entries_of(packages: BuildResult | Generation, stock: Stock) -> Entries:
     """
     require_all(packages, stock)
     blocks = (stock.entry(name) for name in packages.packages)
-    return Entries(join_entries(blocks), packages.packages)
+    return Entries(join_entries(blocks).encode(), packages.packages)
 
 
 def require_all(packages: BuildResult | Generation, stock: Stock) -> None:

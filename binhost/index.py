@@ -114,11 +114,12 @@ def render(
     `uri` is where PATHs are looked up, as the `URI:` header that Portage honours.
     """
     blocks = list(entries)
-    return render_text(header, join_entries(blocks), len(blocks), timestamp=timestamp, uri=uri)
+    content = join_entries(blocks).encode()
+    return render_content(header, content, len(blocks), timestamp=timestamp, uri=uri)
 
 
-def render_text(
-    header: Mapping[str, str], entries: str, count: int, *, timestamp: int, uri: str
+def render_content(
+    header: Mapping[str, str], entries: bytes, count: int, *, timestamp: int, uri: str
 ) -> tuple[bytes, bytes]:
     """The same of `count` entries that were put together already."""
     lines = {
@@ -129,5 +130,5 @@ def render_text(
         "VERSION": "0",
     }
     head = "".join(f"{key}: {value}\n" for key, value in sorted(lines.items()) if value)
-    content = f"{head}\n{entries}\n".encode()
+    content = b"".join((head.encode(), b"\n", entries, b"\n"))
     return content, igzip.compress(content, LEVEL, mtime=timestamp)

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from binhost.entries import Entries
-from binhost.index import field, render_text
+from binhost.index import field, render_content
 from binhost.records import Deployment, GateReport, Generation, TreeImage, read, to_json
 from binhost.signing import Signer
 from headnode.errors import PublishError
@@ -41,7 +41,7 @@ from headnode.files import (
 )
 
 TIMESTAMP_STEP_S = 6
-USER_PATCHES = re.compile(r"^USER_PATCHES: .*\n", re.MULTILINE)
+USER_PATCHES = re.compile(rb"^USER_PATCHES: .*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,17 +242,17 @@ def index_of(
     generation: Generation, entries: Entries, *, timestamp: int, pool_url: str
 ) -> tuple[bytes, bytes]:
     """`Packages` and `Packages.gz` of a deployment of a generation with these entries. Pure."""
-    text, count = without_patches(entries.text), len(generation.packages)
-    return render_text(generation.header, text, count, timestamp=timestamp, uri=pool_url)
+    content, count = without_patches(entries.content), len(generation.packages)
+    return render_content(generation.header, content, count, timestamp=timestamp, uri=pool_url)
 
 
-def without_patches(entries: str) -> str:
+def without_patches(entries: bytes) -> bytes:
     """Entries that do not say which user patches are in the packages. Pure.
 
     Portage takes no binary whose patches it does not have in /etc/portage/patches itself; the
     builder's index says them, and there that is right (portage 3.0.83, `USER_PATCHES`).
     """
-    return USER_PATCHES.sub("", entries) if "\nUSER_PATCHES: " in entries else entries
+    return USER_PATCHES.sub(b"", entries) if b"\nUSER_PATCHES: " in entries else entries
 
 
 def is_stale(
