@@ -162,9 +162,10 @@ def publish(binhost: Binhost, order: Order) -> Published:
         move = _move(binhost, order, MoveKind.PROMOTE, present, generation, entries)
         if latest is None or generation.number != latest.number:
             move = replace(move, kind=MoveKind.PUBLISH, new=frozenset(new))
-            reports = pass_gates(move, order.gates, order.waivers)
-            generation = generation.model_copy(update={"gates": reports})
-            binhost.generations.put(generation, entries)
+            with binhost.generations.writing(generation.number, entries) as put:
+                reports = pass_gates(move, order.gates, order.waivers)
+                generation = generation.model_copy(update={"gates": reports})
+                put(generation)
             move = replace(move, generation=generation)
         published = replace(_bring(binhost, order, move, signer), new_packages=new)
         _clear_staging(binhost, stock.sha256)
