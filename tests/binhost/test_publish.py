@@ -441,6 +441,30 @@ def test_a_publish_during_a_build_leaves_staging_to_emerge(
     assert tree_of(old.staging) == {}
 
 
+def test_what_a_rename_puts_in_place_is_durable_before_it(
+    old: Binhost, make_package: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_more(old, make_package, finished)
+    durable, moved = dict[Path, int](), list[str]()
+    fsync, rename = os.fsync, os.rename
+
+    def synced(handle: int) -> None:
+        size = os.fstat(handle).st_size
+        fsync(handle)
+        durable[Path(f"/proc/self/fd/{handle}").readlink()] = size
+
+    def moves(path: Path, target: Path) -> None:
+        files = {each: each.stat().st_size for each in path.rglob("*") if each.is_file()}
+        assert files.items() | {path: path.stat().st_size}.items() <= durable.items()
+        moved.append(str(target.relative_to(old.folder)))
+        rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", moves)
+    go(old)
+    assert moved == ["generations/2", "rings/canary/deployments/2"]
+
+
 def read_on(folder: Path, stop: Any, out: Any) -> None:
     """Read every ring below `folder` until told to stop; answer with the reads and what was wrong.
 
