@@ -11,9 +11,12 @@ A generation is put together beside its name and renamed to it: it is there whol
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from binhost.entries import Entries
@@ -22,7 +25,7 @@ from binhost.pool_index import Stock
 from binhost.records import BuildResult, Generation, read, to_json
 from binhost.tags import read_tags
 from headnode.errors import PublishError
-from headnode.files import fill, remove_tree, sync_content, sync_folder
+from headnode.files import fill, fill_durably, remove_tree, sync_content, sync_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ class Generations:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != generation.entries_sha256:
             raise PublishError(f"{path} is not what was published.", remedy="Publish anew.")
-        return Entries(content.decode(), generation.packages)
+        return Entries(content, generation.packages)
 
     def propose(
         self,
@@ -111,15 +114,34 @@ class Generations:
             packages={name: sha256[name] for name in result.packages},
             configuration=result.configuration,
             blade=result.blade,
-            entries_sha256=hashlib.sha256(entries.text.encode()).hexdigest(),
+            entries_sha256=hashlib.sha256(entries.content).hexdigest(),
         )
 
     def put(self, generation: Generation, entries: Entries) -> None:
         """Put a proposed generation in place, in one rename."""
-        beside = self.folder / f".{generation.number}.new"
-        remove_tree(beside)
+        with self.writing(generation.number, entries) as put:
+            put(generation)
+
+    @contextmanager
+    def writing(self, number: int, entries: Entries) -> Iterator[Callable[[Generation], None]]:
+        """Write the entries of generation `number` beside, while the block asks whether it may be.
+
+        What it yields puts the generation in place, in one rename. Of one that was not put there,
+        nothing stays.
+        """
+        beside = self.folder / f".{number}.new"
+        remove_tree(beside)  # of a publish that was killed
         beside.mkdir(parents=True)
-        fill(beside, {"entries": entries.text, "generation.json": to_json(generation)})
+        try:
+            with ThreadPoolExecutor(max_workers=1) as thread:
+                written = thread.submit(fill_durably, beside, {"entries": entries.content})
+                yield partial(self._put, beside, written)
+        finally:
+            remove_tree(beside)
+
+    def _put(self, beside: Path, written: Future[None], generation: Generation) -> None:
+        fill(beside, {"generation.json": to_json(generation)})
+        written.result()
         sync_content(beside)
         beside.rename(self.folder / str(generation.number))
         sync_folder(self.folder)
@@ -133,7 +155,7 @@ def entries_of(packages: BuildResult | Generation, stock: Stock) -> Entries:
     """
     require_all(packages, stock)
     blocks = (stock.entry(name) for name in packages.packages)
-    return Entries(join_entries(blocks), packages.packages)
+    return Entries(join_entries(blocks).encode(), packages.packages)
 
 
 def require_all(packages: BuildResult | Generation, stock: Stock) -> None:

@@ -114,13 +114,15 @@ def render(
     `uri` is where PATHs are looked up, as the `URI:` header that Portage honours.
     """
     blocks = list(entries)
-    return render_text(header, join_entries(blocks), len(blocks), timestamp=timestamp, uri=uri)
+    entries_content = join_entries(blocks).encode()
+    content = render_content(header, entries_content, len(blocks), timestamp=timestamp, uri=uri)
+    return content, packed(content, timestamp)
 
 
-def render_text(
-    header: Mapping[str, str], entries: str, count: int, *, timestamp: int, uri: str
-) -> tuple[bytes, bytes]:
-    """The same of `count` entries that were put together already."""
+def render_content(
+    header: Mapping[str, str], entries: bytes, count: int, *, timestamp: int, uri: str
+) -> bytes:
+    """The same `Packages` of `count` entries that were put together already."""
     lines = {
         **header,
         "PACKAGES": str(count),
@@ -129,5 +131,9 @@ def render_text(
         "VERSION": "0",
     }
     head = "".join(f"{key}: {value}\n" for key, value in sorted(lines.items()) if value)
-    content = f"{head}\n{entries}\n".encode()
-    return content, igzip.compress(content, LEVEL, mtime=timestamp)
+    return b"".join((head.encode(), b"\n", entries, b"\n"))
+
+
+def packed(packages: bytes, timestamp: int) -> bytes:
+    """`Packages.gz` of a `Packages`."""
+    return igzip.compress(packages, LEVEL, mtime=timestamp)

@@ -119,7 +119,7 @@ class PoolIndex:
         Raises:
             PublishError: a package has no digest, or the index is damaged.
         """
-        recent, found = self.recent(), Entries(_read(self.entries_file))
+        recent, found = self.recent(), Entries(_read(self.entries_file).encode())
         if lacking := sorted(found.names.keys() - self._digests().keys() - recent.keys()):
             raise PublishError(
                 f"{self.digests_file} lacks {', '.join(lacking)}.",
@@ -158,10 +158,10 @@ class PoolIndex:
             text = {name: each._asdict() for name, each in recent.items()}
             write_atomic(self.recent_file, json.dumps(text, indent=1) + "\n")
             return Stock(sha256=sha256, recent=recent, read=self.entries)
-        entries = _together(Entries(_read(self.entries_file)), recent)
+        entries = _together(Entries(_read(self.entries_file).encode()), recent)
         self._note_build_ids(sha256)
         write_atomic(self.digests_file, join_digests(sha256))
-        write_atomic(self.entries_file, entries.text)
+        write_atomic(self.entries_file, entries.content)
         self.recent_file.unlink(missing_ok=True)
         return Stock(sha256=sha256, recent=new, read=self.entries)
 
@@ -201,7 +201,7 @@ def _together(entries: Entries, recent: Mapping[str, Known]) -> Entries:
     more = [each.entry for name, each in recent.items() if name not in entries]
     if not more:
         return entries
-    return Entries(join_entries([entries.text, *more] if entries.text else more))
+    return Entries(join_entries([entries.text, *more] if entries.content else more).encode())
 
 
 def _read(path: Path) -> str:

@@ -1,25 +1,25 @@
 """Publishing: what was built becomes a generation, and a ring gets it.
 
 The order is what makes it safe to be killed anywhere: packages are signed in staging and enter the
-pool, then their entries; the gates are asked; then the generation, the deployment, one rename, and
-only then is the staging folder emptied. Run again, each step finds what is there already.
+pool, then their entries (`binhost.intake`); the gates are asked; then the generation, the
+deployment, one rename, and only then is the staging folder emptied. Run again, each step finds what
+is there already.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from binhost.entries import Entries, changed
 from binhost.gates import NO_WAIVERS, Gates, Move, MoveKind, Waivers, no_gates, pass_gates
-from binhost.generations import Generations, entries_of, require_all, same_state
+from binhost.generations import Generations, same_state
+from binhost.intake import take_in
 from binhost.keys import Keys
 from binhost.pool import Pool, clear_staging, package_names
-from binhost.pool_index import Stock
 from binhost.records import BuildResult, Deployment, Generation, TreeImage, read
 from binhost.rings import Ring, check_files, is_stale
 from binhost.signing import Signer
@@ -147,27 +147,29 @@ def publish(binhost: Binhost, order: Order) -> Published:
         result, latest = _last_build(binhost), binhost.generations.latest()
         if (as_it_was := _nothing_new(binhost, order, result, latest)) is not None:
             return as_it_was
-        signer = binhost.signer
-        # Before the pool's index is read: a large process takes long to start a small one.
-        _sign(binhost, signer, set(result.packages).difference(latest.packages if latest else ()))
-        known = binhost.pool.stock()
-        new = tuple(sorted(set(result.packages).difference(known.sha256)))
-        before = latest.packages if latest else {}
-        stock = binhost.pool.add(binhost.staging, result.packages, known, before)
-        entries = _entries(binhost, latest, result, stock)
+        taken = take_in(
+            result,
+            latest,
+            staging=binhost.staging,
+            pool=binhost.pool,
+            generations=binhost.generations,
+            find_signer=lambda: binhost.signer,
+        )
+        entries, sha256 = taken.entries, taken.stock.sha256
         generation = binhost.generations.propose(
-            result, stock.sha256, entries, latest=latest, why=order.why, now=order.now
+            result, sha256, entries, latest=latest, why=order.why, now=order.now
         )
         present = _present(binhost, order.ring, latest)
         move = _move(binhost, order, MoveKind.PROMOTE, present, generation, entries)
         if latest is None or generation.number != latest.number:
-            move = replace(move, kind=MoveKind.PUBLISH, new=frozenset(new))
-            reports = pass_gates(move, order.gates, order.waivers)
-            generation = generation.model_copy(update={"gates": reports})
-            binhost.generations.put(generation, entries)
+            move = replace(move, kind=MoveKind.PUBLISH, new=frozenset(taken.new))
+            with binhost.generations.writing(generation.number, entries) as put:
+                reports = pass_gates(move, order.gates, order.waivers)
+                generation = generation.model_copy(update={"gates": reports})
+                put(generation)
             move = replace(move, generation=generation)
-        published = replace(_bring(binhost, order, move, signer), new_packages=new)
-        _clear_staging(binhost, stock.sha256)
+        published = replace(_bring(binhost, order, move, taken.signer), new_packages=taken.new)
+        _clear_staging(binhost, sha256)
         return published
 
 
@@ -194,20 +196,6 @@ def _nothing_new(
     return Published(generation=latest, deployment=current, new_packages=(), moved=False)
 
 
-def _entries(
-    binhost: Binhost, latest: Generation | None, result: BuildResult, stock: Stock
-) -> Entries:
-    """The entries of a build: those of the newest generation, and what changed."""
-    if latest is None:
-        return entries_of(result, stock)
-    require_all(result, stock)
-    try:
-        before = binhost.generations.entries(latest)
-        return changed(before, result.packages, stock.entry)
-    except (PublishError, FileNotFoundError):  # damaged: headnode generations verify says so
-        return entries_of(result, stock)
-
-
 def _present(binhost: Binhost, ring: str, latest: Generation | None) -> Generation | None:
     """The generation that a ring has, if it has any."""
     current = binhost.ring(ring).current()
@@ -216,15 +204,6 @@ def _present(binhost: Binhost, ring: str, latest: Generation | None) -> Generati
     if latest is not None and latest.number == current.generation:
         return latest
     return binhost.generations.read(current.generation)
-
-
-def _sign(binhost: Binhost, signer: Signer | None, names: Iterable[str]) -> None:
-    """Sign packages in staging, so that their digests are those of the signed files."""
-    staged = package_names(binhost.staging).intersection(names)
-    # One that the pool has was signed, and linked, by a publish that was killed.
-    new = [name for name in sorted(staged) if not (binhost.pool.folder / name).exists()]
-    if new and signer:
-        signer.sign(binhost.staging / name for name in new)
 
 
 def _move(

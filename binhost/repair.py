@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from binhost.index import field, join_entries
+from binhost.index import field, join_entries, packed
 from binhost.publish import Binhost
 from binhost.records import Deployment, Generation, to_json
 from binhost.rings import index_of
@@ -129,11 +129,9 @@ class _Mender:
         entries = self.binhost.generations.entries(generation)
         made: dict[str, list[bytes]] = {"generation.json": [to_json(generation).encode()]}
         for uri in dict.fromkeys((self.binhost.pool_url, *_uris(folder))):
-            plain, packed = index_of(
-                generation, entries, timestamp=deployment.timestamp, pool_url=uri
-            )
+            plain = index_of(generation, entries, timestamp=deployment.timestamp, pool_url=uri)
             made.setdefault("Packages", []).append(plain)
-            made.setdefault("Packages.gz", []).append(packed)
+            made.setdefault("Packages.gz", []).append(packed(plain, deployment.timestamp))
         return made
 
     def _write(

@@ -21,18 +21,20 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from binhost.entries import Entries
-from binhost.index import field, render_text
+from binhost.index import field, packed, render_content
 from binhost.records import Deployment, GateReport, Generation, TreeImage, read, to_json
 from binhost.signing import Signer
 from headnode.errors import PublishError
 from headnode.files import (
     drop_retired,
     fill,
+    fill_durably,
     point_symlink,
     remove_tree,
     retire,
@@ -41,7 +43,7 @@ from headnode.files import (
 )
 
 TIMESTAMP_STEP_S = 6
-USER_PATCHES = re.compile(r"^USER_PATCHES: .*\n", re.MULTILINE)
+USER_PATCHES = re.compile(rb"^USER_PATCHES: .*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +157,10 @@ class Ring:
         before = self.newest()
         least = before.timestamp + TIMESTAMP_STEP_S if before else 0
         timestamp = max(int(now.timestamp()), least)
-        packages, packed = index_of(
-            generation, Entries.of(entries), timestamp=timestamp, pool_url=pool_url
-        )
         files = {
-            "Packages": packages,
-            "Packages.gz": packed,
+            "Packages": index_of(
+                generation, Entries.of(entries), timestamp=timestamp, pool_url=pool_url
+            ),
             "generation.json": to_json(generation).encode(),
         }
         if blade is not None:
@@ -181,37 +181,33 @@ class Ring:
             repos=tuple(repos),
             image=image,
             atoms=generation.atoms,
-            sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            sha256={},
             gates=gates,
         )
-        self._put(deployment, files, repos, signer, before.keys if before else ())
+        beside = self._beside(deployment.sequence, repos)
+        deployment = _fill(beside, deployment, files, signer, before.keys if before else ())
+        self._put(beside, deployment.sequence)
         return deployment
 
-    def _put(
-        self,
-        deployment: Deployment,
-        files: Mapping[str, bytes],
-        repos: Mapping[str, Path],
-        signer: Signer | None,
-        told: tuple[str, ...],
-    ) -> None:
+    def _beside(self, sequence: int, repos: Mapping[str, Path]) -> Path:
+        """A folder for a deployment that is to be, with the links to its trees."""
         folder = self.folder / "deployments"
-        beside = folder / f".{deployment.sequence}.new"
         for litter in (*folder.glob(".*"), *self.folder.glob(".current.*")):
             remove_tree(litter)  # of a publish that was killed
+        beside = folder / f".{sequence}.new"
         (beside / "repos").mkdir(parents=True)
         for name, snapshot in repos.items():
             (beside / "repos" / name).symlink_to(os.path.relpath(snapshot, beside / "repos"))
         sync_folder(beside / "repos")
-        fill(beside, files, mtime=deployment.timestamp)
-        fill(beside, {"deployment.json": to_json(deployment)})
-        if signer:
-            signer.seal(beside / "deployment.json", told)
+        return beside
+
+    def _put(self, beside: Path, sequence: int) -> None:
+        folder = self.folder / "deployments"
         sync_content(beside)
-        beside.rename(folder / str(deployment.sequence))
-        self._drop_unreached(deployment.sequence)
+        beside.rename(folder / str(sequence))
+        self._drop_unreached(sequence)
         sync_folder(folder)
-        point_symlink(self.folder / "current", f"deployments/{deployment.sequence}")
+        point_symlink(self.folder / "current", f"deployments/{sequence}")
 
     def _drop_unreached(self, newest: int) -> None:
         """Drop what was made after the present deployment, and that the ring never moved to.
@@ -227,6 +223,35 @@ class Ring:
         drop_retired(folder)
 
 
+def _fill(
+    folder: Path,
+    deployment: Deployment,
+    files: Mapping[str, bytes],
+    signer: Signer | None,
+    told: tuple[str, ...],
+) -> Deployment:
+    """Write a deployment and its files, and return it with their digests.
+
+    To write `Packages` takes as long as the rest: to pack it, its digest, and gpg's signature.
+    """
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        written = threads.submit(fill_durably, folder, files, mtime=deployment.timestamp)
+        digesting = threads.submit(_digests, files)
+        small = {"Packages.gz": packed(files["Packages"], deployment.timestamp)}
+        fill(folder, small, mtime=deployment.timestamp)
+        sha256 = digesting.result() | _digests(small)
+        deployment = deployment.model_copy(update={"sha256": sha256})
+        fill(folder, {"deployment.json": to_json(deployment)})
+        if signer:
+            signer.seal(folder / "deployment.json", told)
+        written.result()
+    return deployment
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
 def _require_told(before: Deployment | None, signer: Signer) -> None:
     if before and before.keys and not signer.by_hand and not signer.is_known(before.keys):
         raise PublishError(
@@ -238,21 +263,19 @@ def _require_told(before: Deployment | None, signer: Signer) -> None:
         )
 
 
-def index_of(
-    generation: Generation, entries: Entries, *, timestamp: int, pool_url: str
-) -> tuple[bytes, bytes]:
-    """`Packages` and `Packages.gz` of a deployment of a generation with these entries. Pure."""
-    text, count = without_patches(entries.text), len(generation.packages)
-    return render_text(generation.header, text, count, timestamp=timestamp, uri=pool_url)
+def index_of(generation: Generation, entries: Entries, *, timestamp: int, pool_url: str) -> bytes:
+    """`Packages` of a deployment of a generation with these entries. Pure."""
+    content, count = without_patches(entries.content), len(generation.packages)
+    return render_content(generation.header, content, count, timestamp=timestamp, uri=pool_url)
 
 
-def without_patches(entries: str) -> str:
+def without_patches(entries: bytes) -> bytes:
     """Entries that do not say which user patches are in the packages. Pure.
 
     Portage takes no binary whose patches it does not have in /etc/portage/patches itself; the
     builder's index says them, and there that is right (portage 3.0.83, `USER_PATCHES`).
     """
-    return USER_PATCHES.sub("", entries) if "\nUSER_PATCHES: " in entries else entries
+    return USER_PATCHES.sub(b"", entries) if b"\nUSER_PATCHES: " in entries else entries
 
 
 def is_stale(

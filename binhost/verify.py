@@ -109,7 +109,7 @@ def _entries(binhost: Binhost, generation: Generation) -> tuple[Mapping[str, str
     path = binhost.generations.folder / str(generation.number) / "entries"
     try:
         # Their names as the text has them, not as the generation says.
-        entries = Entries(binhost.generations.entries(generation).text)
+        entries = Entries(binhost.generations.entries(generation).text.encode())
     except FileNotFoundError:
         return {}, [Finding(path=path, what="it is not there")]
     except (PublishError, UnicodeDecodeError):

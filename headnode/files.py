@@ -93,6 +93,14 @@ def fill(folder: Path, files: Mapping[str, bytes | str], *, mtime: int | None = 
                 os.utime(file.fileno(), (mtime, mtime))
 
 
+def fill_durably(
+    folder: Path, files: Mapping[str, bytes | str], *, mtime: int | None = None
+) -> None:
+    """Write files into such a folder, and make their content durable; a thread's work, if large."""
+    fill(folder, files, mtime=mtime)
+    sync_together(folder / name for name in files)
+
+
 def sync_content(folder: Path) -> None:
     """Make the files in a folder durable, and then their names."""
     sync_together(path for path in folder.iterdir() if is_regular(path))

@@ -15,7 +15,7 @@ def entry(name: str) -> str:
 
 
 def entries(names: Sequence[str]) -> Entries:
-    return Entries(join_entries(map(entry, names)))
+    return Entries(join_entries(map(entry, names)).encode())
 
 
 def unread(name: str) -> str:
@@ -45,8 +45,8 @@ def test_changes_at_either_end_and_side_by_side(after: str) -> None:
 
 def test_what_stays_is_not_looked_into() -> None:
     text = entries(["a", "b"]).text.replace("SIZE: 3", "SIZE:damaged")
-    assert changed(Entries(text), ["a", "b"], unread).text == text
-    assert changed(Entries(text), ["b"], unread).text == text.partition("\n\n")[2]
+    assert changed(Entries(text.encode()), ["a", "b"], unread).text == text
+    assert changed(Entries(text.encode()), ["b"], unread).text == text.partition("\n\n")[2]
 
 
 def test_each_is_found_whether_a_few_or_all_are_asked_for() -> None:
@@ -64,8 +64,8 @@ def test_each_is_found_whether_a_few_or_all_are_asked_for() -> None:
 
 
 def test_nothing_is_no_entries() -> None:
-    assert dict(Entries("")) == {}
-    assert changed(Entries(""), ["a"], entry).text == entry("a")
+    assert dict(Entries(b"")) == {}
+    assert changed(Entries(b""), ["a"], entry).text == entry("a")
     assert changed(entries(["a"]), [], unread).text == ""
 
 
@@ -77,12 +77,15 @@ def test_two_entries_of_one_file_are_damage() -> None:
 def test_sizes_are_those_of_the_entries_also_where_one_has_none() -> None:
     both = entries(["a", "b"])
     assert list(both.sizes()) == [("a", 3), ("b", 3)]
-    assert list(Entries(both.text.replace("SIZE: 3\n", "", 1)).sizes()) == [("a", None), ("b", 3)]
+    assert list(Entries(both.content.replace(b"SIZE: 3\n", b"", 1)).sizes()) == [
+        ("a", None),
+        ("b", 3),
+    ]
 
 
 def test_names_that_the_text_lacks_are_damage() -> None:
     with pytest.raises(PublishError) as error:
-        changed(Entries(entries(["a"]).text, ["a", "b"]), ["a"], unread)
+        changed(Entries(entries(["a"]).content, ["a", "b"]), ["a"], unread)
     assert str(error.value) == (
         "The index has no entry for b. It is damaged: put the file `entries` back from a backup."
     )

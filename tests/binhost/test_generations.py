@@ -14,7 +14,7 @@ from headnode.errors import PublishError
 
 A, B = "app-misc/a/a-1-1.gpkg.tar", "app-misc/b/b-1-1.gpkg.tar"
 ENTRIES = {name: f"CPV: app-misc/{name[9]}-1\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
-EMPTY = Stock(sha256={}, recent={}, read=lambda: Entries(""))
+EMPTY = Stock(sha256={}, recent={}, read=lambda: Entries(b""))
 STOCK = replace(EMPTY, sha256={A: "aa", B: "bb"}, read=lambda: Entries.of(ENTRIES))
 
 

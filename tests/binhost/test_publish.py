@@ -1,10 +1,13 @@
 """Publishing: all of it or none, whatever is wrong and wherever it is killed."""
 
+import errno
 import gzip
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +17,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from binhost import pool_index, rings
+from binhost import generations, pool_index, rings
+from binhost.entries import Entries
 from binhost.gates import GateError, Move, Waivers
 from binhost.index import field, parse_entries
 from binhost.keys import Keys
@@ -191,6 +195,60 @@ def refuse(move: Move) -> list[GateReport]:
         GateReport(gate="smoke", passed=False, report=f"{move.kind} is refused."),
         GateReport(gate="integrity", passed=True, report="Good."),
     ]
+
+
+def when_written(binhost: Binhost, act: Callable[[Move], Any]) -> Callable[[Move], Any]:
+    """A gate that acts when the generation's entries are beside: they are written meanwhile."""
+
+    def gate(move: Move) -> Any:
+        entries = binhost.generations.folder / f".{move.generation.number}.new/entries"
+        deadline = time.monotonic() + 60
+        while not entries.exists() or entries.read_bytes() != Entries.of(move.entries).content:
+            assert time.monotonic() < deadline
+        return act(move)
+
+    return gate
+
+
+def test_a_gate_that_is_shut_leaves_nothing_of_the_generation_that_was_being_written(
+    old: Binhost, make_package: Any, finished: Any
+) -> None:
+    build_more(old, make_package, finished)
+    before = tree_of(old.generations.folder)
+    with pytest.raises(GateError):
+        go(old, gates=when_written(old, refuse))
+    assert tree_of(old.generations.folder) == before
+    assert [path.name for path in old.generations.folder.iterdir()] == ["1"]
+    go(old)
+    assert served(old) == (2, {"app-misc/a-2", "app-misc/b-1"})
+
+
+def test_a_publish_killed_while_the_gates_are_asked_leaves_the_old_and_the_next_one_ends_well(
+    old: Binhost, make_package: Any, finished: Any, killed_at: Any
+) -> None:
+    build_more(old, make_package, finished)
+    die = when_written(old, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    assert killed_at(0, lambda: go(old, gates=die))
+    assert served(old) == (1, {"app-misc/a-1"})
+    assert old.generations.numbers() == [1]
+    go(old)
+    assert served(old) == (2, {"app-misc/a-2", "app-misc/b-1"})
+    assert sorted(path.name for path in old.generations.folder.iterdir()) == ["1", "2"]
+
+
+def test_entries_that_cannot_be_written_make_no_generation_although_the_gates_are_open(
+    old: Binhost, make_package: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_more(old, make_package, finished)
+    before = tree_of(old.folder / "rings")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(generations, "fill_durably", Mock(side_effect=full))
+        go(old)
+    assert tree_of(old.folder / "rings") == before
+    assert [path.name for path in old.generations.folder.iterdir()] == ["1"]
+    go(old)
+    assert served(old) == (2, {"app-misc/a-2", "app-misc/b-1"})
 
 
 @pytest.mark.parametrize("kind", ["publish", "promote", "rollback"])
@@ -381,6 +439,30 @@ def test_a_publish_during_a_build_leaves_staging_to_emerge(
     assert tree_of(old.staging) == before
     go(old)
     assert tree_of(old.staging) == {}
+
+
+def test_what_a_rename_puts_in_place_is_durable_before_it(
+    old: Binhost, make_package: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_more(old, make_package, finished)
+    durable, moved = dict[Path, int](), list[str]()
+    fsync, rename = os.fsync, os.rename
+
+    def synced(handle: int) -> None:
+        size = os.fstat(handle).st_size
+        fsync(handle)
+        durable[Path(f"/proc/self/fd/{handle}").readlink()] = size
+
+    def moves(path: Path, target: Path) -> None:
+        files = {each: each.stat().st_size for each in path.rglob("*") if each.is_file()}
+        assert files.items() | {path: path.stat().st_size}.items() <= durable.items()
+        moved.append(str(target.relative_to(old.folder)))
+        rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", moves)
+    go(old)
+    assert moved == ["generations/2", "rings/canary/deployments/2"]
 
 
 def read_on(folder: Path, stop: Any, out: Any) -> None:

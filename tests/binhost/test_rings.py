@@ -1,9 +1,11 @@
 """A ring moves by one rename, its index only grows newer, and a reader never meets half of one."""
 
+import errno
 import gzip
 import hashlib
 import json
 import multiprocessing
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,19 @@ def test_a_deployment_has_what_it_says_and_its_index_the_time_it_says(
     assert f"TIMESTAMP: {made.timestamp}\n" in (current / "Packages").read_text()
     assert (current / "repos/gentoo").resolve() == tree
     assert not (current / "repos/gentoo").readlink().is_absolute()
+
+
+def test_an_index_that_cannot_be_written_leaves_the_ring_as_it_was(
+    ring: Ring, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = deploy(ring, generation, generation.made)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(rings, "fill_durably", Mock(side_effect=full))
+        deploy(ring, generation, generation.made, number=2)
+    assert (ring.current(), ring.sequences()) == (made, [1])
+    assert deploy(ring, generation, generation.made, number=2).sequence == 2
+    assert sorted(path.name for path in (ring.folder / "deployments").iterdir()) == ["1", "2"]
 
 
 @pytest.mark.parametrize("step_s", [-86_400, 0, 1, 5])

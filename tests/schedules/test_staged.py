@@ -172,7 +172,7 @@ def fleet(tmp_path: Path) -> Fleet:
     host = made.site.binhost("blade")
     snapshots = sets.write_set(made.site.state, {})
     for number in (1, 2, 3):
-        host.generations.put(generation(number, snapshots), Entries("", ()))
+        host.generations.put(generation(number, snapshots), Entries(b"", ()))
     notes = Notes([])
     for ring, number in (("canary", 1), ("fleet", 1), ("canary", 2)):
         promote_once(made.site, "blade", ring, number, now=datetime.now(UTC), watch=notes)
