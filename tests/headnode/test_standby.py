@@ -214,8 +214,8 @@ def test_it_is_what_a_program_of_its_own_would_be(folder: Path, program: Program
 SLOW = """
 import time
 def run(arguments):
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)
         time.sleep(600 if arguments[1:] == ["--json"] else 1)
     except KeyboardInterrupt:
         print("stopped", flush=True)

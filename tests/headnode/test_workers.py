@@ -341,7 +341,8 @@ def test_workers_and_rsyncd_end_with_a_daemon_that_is_killed(state: Path, tmp_pa
         assert get(port) == b"small"
         assert len(workers_of(process.pid)) == 2
         started = children(process.pid)
-        assert any(command(each).startswith("rsync --daemon") for each in started)
+        # A program that was just started has no command line for a moment (execve(2)).
+        until(lambda: any(command(each).startswith("rsync --daemon") for each in started), "rsyncd")
         process.kill()
         until(lambda: not any(command(each) for each in started), "their end")
 
