@@ -11,7 +11,8 @@ does (a lab, a container); then the whole program runs, as it does where nothing
     <state>/standby.sock    where it listens, SOCK_SEQPACKET
 
 What is said, a packet each: the command line, with the files that it reads and writes
-(`request`); TAKEN or REFUSED; the number of each signal that came; at the end, the exit code.
+(`request`); TAKEN, with the command's process, to which signals are passed on (pidfd_open(2)), or
+REFUSED; at the end, the exit code.
 
 To import this takes a hundredth of a second: pathlib, subprocess and the like stay out.
 """
@@ -22,6 +23,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from contextlib import suppress
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 # Commands that neither take long nor ask anybody anything.
 SHORT = ("binhost", "generations", "promote", "publish", "rollback", "security", "status")
+ENDLESS = "--watch"  # but for this
 SOCKET = "standby.sock"
 TAKEN, REFUSED = b"taken", b"refused"
 LONGEST = 1 << 18  # bytes of a request; an environment is seldom over 10,000
@@ -42,25 +45,30 @@ LOST = 1  # what was handed over, and nobody can say what came of it
 # What Python and Portage look at when they are imported: that cannot be another's.
 READ_AT_START = ("PYTHON", "PORTAGE_", "LD_")
 NAMESPACES = ("ipc", "net", "pid", "user", "uts")
+CREDENTIALS = struct.Struct("3i")  # pid, user, group
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 def request(arguments: list[str], config: str) -> dict[str, Any]:
     """A command line, and how the machine looks to whoever typed it."""
+    paths = [os.getcwd(), os.path.abspath(config)]
+    output = sys.stdout
     return {
         "arguments": arguments,
-        "folder": os.getcwd(),
+        "folder": paths[0],
         "umask": _umask(),
         "environment": dict(os.environ),
-        "encoding": [sys.stdout.encoding, sys.stdout.errors],
-        "seen": seen([os.getcwd(), os.path.abspath(config)]),
+        "output": [output.encoding, output.errors, getattr(output, "write_through", False)],
+        "paths": paths,
+        "seen": seen(paths),
     }
 
 
 def seen(paths: list[str]) -> dict[str, list[int]]:
-    """Which files there are at `paths`, what the root folder is, and which namespaces we are in."""
+    """Who we are, and where: groups, root folder, namespaces, and which files are at `paths`."""
     own = ["/", *(f"/proc/self/ns/{name}" for name in NAMESPACES)]
-    return {path: [(at := os.stat(path)).st_dev, at.st_ino] for path in [*own, *paths]}
+    files = {path: [(at := os.stat(path)).st_dev, at.st_ino] for path in [*own, *paths]}
+    return {"groups": [os.getegid(), *sorted(os.getgroups())], **files}
 
 
 def at_start(environment: dict[str, str]) -> dict[str, str]:
@@ -82,38 +90,51 @@ def hand_over(arguments: list[str]) -> int | None:
     config, rest = "", arguments
     if arguments[:1] == ["--config"]:
         config, rest = "".join(arguments[1:2]), arguments[2:]
-    if not rest or rest[0] not in SHORT:
+    if not rest or rest[0] not in SHORT or ENDLESS in rest:
         return None
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        return None  # one is closed: its number would be our own socket's
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
         # A signal that comes meanwhile is kept until it is known whose it is.
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         try:
             link.settimeout(ANSWER_S)
             config = config or config_file()
-            taken = _offer(link, request(arguments, config), state_of(config))
-            if taken:
-                _forward_signals(link)
+            command = _offer(link, request(arguments, config), state_of(config))
+            if command is not None:
+                _forward_signals(command)
         except UNREADABLE:
             return None
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-        return _await_end(link) if taken else None
+        return None if command is None else _await_end(link)
 
 
-def _offer(link: socket.socket, what: dict[str, Any], state: str) -> bool:
+def _offer(link: socket.socket, what: dict[str, Any], state: str) -> int | None:
+    """The command's process (a pidfd), if it was taken."""
     folder = os.open(state, os.O_PATH | os.O_DIRECTORY)
     try:
         link.connect(address(folder))
     finally:
         os.close(folder)
+    if user_of(link) != os.geteuid():  # whose folder is this? Our files are none of theirs
+        return None
     socket.send_fds(link, [json.dumps(what).encode()], [0, 1, 2])
-    return link.recv(len(REFUSED)) == TAKEN
+    said, files, _, _ = socket.recv_fds(link, len(REFUSED), 1)
+    return files[0] if said == TAKEN else None
 
 
-def _forward_signals(link: socket.socket) -> None:
+def user_of(link: socket.socket) -> int:
+    """The effective user at the other end (unix(7), SO_PEERCRED)."""
+    said = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    _, user, _ = CREDENTIALS.unpack(said)
+    return int(user)
+
+
+def _forward_signals(command: int) -> None:
     def forward(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):  # it has ended
-            link.send(bytes([number]))
+            signal.pidfd_send_signal(command, number)
 
     for number in FORWARDED:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
@@ -126,8 +147,8 @@ def _await_end(link: socket.socket) -> int:
         if code := link.recv(8):
             return int(code)
     print(
-        "headnode: headnode serve, which was at this, has ended. "
-        "What was served still is; run the command again.",
+        "headnode: Nobody knows what came of it: the process that headnode serve had for it was "
+        "killed. What was served still is; run the command again.",
         file=sys.stderr,
     )
     return LOST

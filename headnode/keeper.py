@@ -48,13 +48,11 @@ class Keeper:
             return
         _let_go(self._process)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_S)
-        self._process.kill()
-        self._process.wait()
+            self._process.wait(STOP_S)  # it ends by itself, if later
 
     def _begin(self, state: Path, now: float) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "headnode.standby", str(state)],
+            [sys.executable, "-P", "-m", "headnode.standby", str(state)],
             stdin=subprocess.PIPE,
             env=environment(),
             start_new_session=True,

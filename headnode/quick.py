@@ -63,8 +63,11 @@ def state_of(config: str) -> str:
     """The state folder that a configuration names; nothing else in it is looked at.
 
     Raises:
-        OSError, ValueError, AttributeError: it cannot be read, or is no configuration.
+        OSError, ValueError, AttributeError: it cannot be read, or is no configuration; or it comes
+            through a pipe, which only one can read: the whole program.
     """
+    if not stat.S_ISREG(os.stat(config).st_mode):
+        raise ValueError(config)
     with open(config, "rb") as file:
         state = tomllib.load(file).get("state", {}).get("path", DEFAULT_STATE)
     return os.path.join(os.path.dirname(os.path.abspath(config)), state)

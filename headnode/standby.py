@@ -21,7 +21,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import sysconfig
 import time
@@ -29,6 +28,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +37,24 @@ from pydantic import BaseModel
 from headnode import cli
 from headnode.handover import (
     LONGEST,
-    LOST,
     REFUSED,
     SHORT,
     TAKEN,
     address,
     at_start,
     seen,
+    user_of,
 )
 from headnode.quick import UNREADABLE
 
 # What those commands import only once they are at work.
 LATER = ("portage.gpkg", "portage.versions", "rich.console", "rich.progress", "rich.table")
 OURS = ("binhost", "blades", "config", "distcc", "headnode", "mirror", "schedules")
+Code = dict[str, tuple[int, int, int]]  # inode, size in bytes, time of change in ns
 BACKLOG = 16
 FILES = 3
-CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+UNFLUSHED = 120  # as Python ends whose output could not be written (sys.exit)
+SLACK_NS = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +68,40 @@ class Command:
     files: list[int]
     link: socket.socket
 
-    def fits(self) -> bool:
-        """Whether this process sees the machine that whoever typed it does."""
+    def become(self) -> None:
+        """Be this command, in a copy of the process on standby; ends the copy."""
         try:
-            theirs, environment = self.request["seen"], self.request["environment"]
-            same = at_start(environment) == at_start(dict(os.environ))
-            return same and bool(seen(list(theirs)) == theirs)
+            if not self._fits():
+                os._exit(_refuse(self.link))
+            self._settle()
+            socket.send_fds(self.link, [TAKEN], [os.pidfd_open(os.getpid())])
+        except OSError:  # whoever asked has gone, or sees what we do not: the whole program then
+            os._exit(_refuse(self.link))
+        sys.argv[:] = ["headnode", *self.request["arguments"]]
+        gc.set_threshold(cli.MANY_OBJECTS)
+        code = cli.run(self.request["arguments"])
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = UNFLUSHED
+            if not isinstance(error, BrokenPipeError):
+                cli.say_error(f"standard output: {error.strerror}")
+        # As copies end in multiprocessing: to take apart all that is in memory, and so to copy it
+        # first, takes longer than most commands.
+        atexit._run_exitfuncs()
+        os._exit(code)
+
+    def _fits(self) -> bool:
+        """Whether this process is where whoever typed it is, and may do what they may."""
+        try:
+            same = at_start(self.request["environment"]) == at_start(dict(os.environ))
+            return same and seen(self.request["paths"]) == self.request["seen"]
         except UNREADABLE:
             return False
 
-    def run(self) -> None:
-        """Become this command; ends the process."""
+    def _settle(self) -> None:
+        """Be at home where it was typed."""
         request = self.request
-        try:
-            self.link.send(TAKEN)
-        except OSError:  # whoever asked has gone
-            sys.exit(LOST)
         os.setsid()
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -91,23 +111,19 @@ class Command:
         for number, file in enumerate(self.files):
             os.dup2(file, number)
             os.close(file)
-        _open_standard_files(*request["encoding"])
-        gc.set_threshold(cli.MANY_OBJECTS)
-        sys.argv[:] = ["headnode", *request["arguments"]]
-        code = cli.run(request["arguments"])
-        with suppress(OSError):  # nobody reads it any more
-            sys.stdout.flush()
-        # As copies end in multiprocessing: to take apart all that is in memory, and so to copy it
-        # first, takes longer than most commands.
-        atexit._run_exitfuncs()
-        os._exit(code)
+        _open_standard_files(*request["output"])
 
 
-def _open_standard_files(encoding: str, errors: str) -> None:
+def _open_standard_files(encoding: str, errors: str, unbuffered: bool) -> None:
     """Open what the first three files are now, as Python does when it starts."""
     sys.stdin = open(0, encoding=encoding, errors=errors, closefd=False)
-    buffered = 1 if os.isatty(1) else -1
-    sys.stdout = open(1, "w", buffered, encoding=encoding, errors=errors, closefd=False)
+    sys.stdout = TextIOWrapper(
+        open(1, "wb", 0 if unbuffered else -1, closefd=False),
+        encoding=encoding,
+        errors=errors,
+        line_buffering=os.isatty(1),
+        write_through=unbuffered,
+    )
     sys.stderr = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)
 
 
@@ -119,15 +135,9 @@ class Running:
     end: int
     link: socket.socket
 
-    def forward(self) -> bool:
-        """Pass on the signals that came; False when the owner is gone, and the command with it."""
-        try:
-            numbers = self.link.recv(16)
-        except OSError:
-            numbers = b""
-        for number in numbers or [signal.SIGKILL]:
-            os.kill(self.pid, number)  # it was not waited for: the number is still its own
-        return bool(numbers)
+    def kill(self) -> None:
+        """End it: its owner is gone. It was not waited for, so that the number is still its own."""
+        os.kill(self.pid, signal.SIGKILL)
 
     def finish(self) -> None:
         """Say what came of it."""
@@ -142,9 +152,9 @@ class Running:
 class Standby:
     """Takes commands from `listener` until `leash` ends or a file of the program changes."""
 
-    def __init__(self, listener: socket.socket, leash: int) -> None:
+    def __init__(self, listener: socket.socket, leash: int, code: Code) -> None:
         self._listener, self._leash = listener, leash
-        self._code = code_now()
+        self._code = code
         self._selector = selectors.DefaultSelector()
         self._on(listener, self._accept)
         self._on(leash, self._leave)
@@ -174,7 +184,7 @@ class Standby:
             return
         link, _ = self._listener.accept()
         link.setblocking(False)
-        if _user_of(link) != os.geteuid():
+        if user_of(link) != os.geteuid():
             link.close()
             return
         self._on(link, partial(self._take, link))
@@ -183,7 +193,7 @@ class Standby:
         self._selector.unregister(link)
         command = _received(link)
         try:
-            pid = os.fork() if command and command.fits() else None
+            pid = os.fork() if command else None
         except OSError:  # no memory, no processes left: perhaps there are for a smaller one
             pid = None
         if pid == 0:
@@ -193,15 +203,16 @@ class Standby:
             os.close(file)
         if pid is None:
             _refuse(link)
+            link.close()
             return None
         running = Running(pid=pid, end=os.pidfd_open(pid), link=link)
-        self._on(link, partial(self._forward, running))
+        self._on(link, partial(self._lose, running))
         self._on(running.end, partial(self._finish, running))
         return None
 
-    def _forward(self, running: Running) -> None:
-        if not running.forward():
-            self._selector.unregister(running.link)
+    def _lose(self, running: Running) -> None:
+        self._selector.unregister(running.link)
+        running.kill()
 
     def _finish(self, running: Running) -> None:
         self._selector.unregister(running.end)
@@ -216,32 +227,44 @@ class Standby:
         self._selector.close()
 
 
-def _user_of(link: socket.socket) -> int:
-    """The effective user at the other end (unix(7), SO_PEERCRED)."""
-    said = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    _, user, _ = CREDENTIALS.unpack(said)
-    return int(user)
-
-
 def _received(link: socket.socket) -> Command | None:
-    """The command that came, if it can be run here."""
+    """The command that came, if one did."""
     try:
         said, files, _, _ = socket.recv_fds(link, LONGEST, FILES)
     except OSError:
         return None
     try:
         return Command(request=json.loads(said), files=files, link=link)
-    except ValueError:  # nothing was said: it came no further than to connect
+    except ValueError:  # it came no further than to connect
+        for file in files:
+            os.close(file)
         return None
 
 
-def _refuse(link: socket.socket) -> None:
+def _refuse(link: socket.socket) -> int:
     with suppress(OSError):
         link.send(REFUSED)
-    link.close()
+    return 0
 
 
-def code_now() -> dict[str, tuple[int, int, int]]:
+def code_of(started_ns: int) -> Code | None:
+    """The program's files as they were read, or None if one may be another than what was read.
+
+    An upgrade may be at work while this process starts.
+    """
+    code = code_now()
+    newest_ns = max(changed_ns for _, _, changed_ns in code.values())
+    return code if newest_ns < started_ns - SLACK_NS else None
+
+
+def started_ns() -> int:
+    """When this process started (proc(5): starttime, in clock ticks since the machine started)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    ago_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time_ns() - int(ago_s * 1e9)
+
+
+def code_now() -> Code:
     """How the files of the program are that are in memory, and the folder of its libraries."""
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in OURS]
     paths = [path for module in modules if (path := getattr(module, "__file__", None))]
@@ -253,7 +276,7 @@ def _look(path: str) -> tuple[int, int, int]:
         found = Path(path).stat()
     except OSError:
         return (0, 0, 0)
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
+    return (found.st_ino, found.st_size, found.st_ctime_ns)
 
 
 def listen(state: str) -> socket.socket:
@@ -291,9 +314,12 @@ def _get_ready() -> None:
 def main() -> None:
     """Stand by for the state folder that is named."""
     _get_ready()
-    command = Standby(listen(sys.argv[1]), sys.stdin.fileno()).next_command()
+    code = code_of(started_ns())
+    if code is None:
+        sys.exit("headnode was changed just now: another process will stand by")
+    command = Standby(listen(sys.argv[1]), sys.stdin.fileno(), code).next_command()
     if command is not None:
-        command.run()
+        command.become()
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class Workers:
 
     def _begin(self) -> Worker:
         process = subprocess.Popen(
-            [sys.executable, "-m", "headnode.worker"],
+            [sys.executable, "-P", "-m", "headnode.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

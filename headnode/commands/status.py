@@ -8,8 +8,9 @@ from collections.abc import Callable
 import click
 from rich.live import Live
 
+from headnode import console
 from headnode.commands.context import Settings, json_option, now
-from headnode.console import out, say, show_json
+from headnode.console import say, show_json
 from headnode.errors import ExitCode
 from headnode.status import terminal
 from headnode.status.gather import Gatherer
@@ -44,12 +45,13 @@ def status(settings: Settings, watch: bool, as_json: bool) -> ExitCode:
     if as_json:
         show_json(found)
     else:
-        out.print(terminal.render(found), soft_wrap=False)
+        console.out.print(terminal.render(found), soft_wrap=False)
     return ExitCode.PARTLY if found.verdict.level is Level.BAD else ExitCode.OK
 
 
 def _watch(look: Callable[[], Status]) -> None:
     """Show it again and again, until interrupted."""
+    out = console.out
     if out.is_terminal:
         with Live(terminal.render(look()), console=out, screen=True, auto_refresh=False) as live:
             while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from config.load import load
 from headnode import standby
 from headnode.cli import COMMANDS
-from headnode.handover import SHORT, SOCKET
+from headnode.handover import SHORT, SOCKET, hand_over
 from headnode.keeper import Keeper
 from headnode.standby import Standby, listen
 from schedules.site import Site
@@ -40,11 +42,12 @@ NOTHING_BUILT = "headnode: Nothing was built yet. Run headnode build first.\n"
 # The program, which then says whether it was itself that ran the command.
 PROGRAM = """\
 import sys
+from headnode import handover
 from headnode.quick import main
+handover.ANSWER_S = 60  # however slow we are
 try:
     main()
 finally:
-    sys.stdout.flush()
     print("click" in sys.modules, file=open(sys.argv[0], "w"))
 """
 
@@ -155,10 +158,10 @@ def test_it_works_in_the_folder_and_environment_of_whoever_typed_it(
 
 
 def test_it_has_the_terminal_of_whoever_typed_it(folder: Path, program: Program) -> None:
-    def typed() -> bytes:
+    def typed(*arguments: str) -> bytes:
         main, terminal = pty.openpty()
         with subprocess.Popen(
-            program.argv("publish"),
+            program.argv(*arguments),
             cwd=folder,
             stdin=terminal,
             stdout=terminal,
@@ -172,10 +175,11 @@ def test_it_has_the_terminal_of_whoever_typed_it(folder: Path, program: Program)
         os.close(main)
         return said
 
-    alone = typed()
-    assert b"\x1b[31mheadnode: Nothing was built yet." in alone
+    alone = [typed("publish"), typed("generations", "list")]
+    assert b"\x1b[31mheadnode: Nothing was built yet." in alone[0]
+    assert b"\x1b[1m" in alone[1]
     with standing_by(folder):
-        assert typed() == alone
+        assert [typed("publish"), typed("generations", "list")] == alone
         assert program.handed_over
 
 
@@ -300,10 +304,44 @@ def test_what_it_had_when_it_was_killed_goes_on_and_says_that_nobody_knows(
         said, wrong = typed.communicate(timeout=PATIENCE_S)
     assert said == "done\n"
     assert wrong == (
-        "headnode: headnode serve, which was at this, has ended. "
-        "What was served still is; run the command again.\n"
+        "headnode: Nobody knows what came of it: the process that headnode serve had for it was "
+        "killed. What was served still is; run the command again.\n"
     )
     assert typed.returncode == 1
+
+
+def test_it_can_be_stopped_when_the_process_on_standby_is_gone(
+    folder: Path, program: Program
+) -> None:
+    with standing_by(folder, SLOW) as process, begun(program, "--json") as typed:
+        process.kill()
+        process.wait()
+        typed.send_signal(signal.SIGINT)
+        assert typed.communicate(timeout=PATIENCE_S)[0] == "stopped\n"
+
+
+def test_a_keeper_that_ends_leaves_commands_and_their_signals_alone(
+    folder: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, site = Keeper(), Site(cluster=load(folder / "cluster.toml"))
+    argv = [sys.executable, "-c", f"from headnode import cli, standby\n{SLOW}\nstandby.main()"]
+    real = subprocess.Popen
+
+    def slow(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return real([*argv, words[-1]], **options)
+
+    monkeypatch.setattr("headnode.keeper.FIRST_S", 0.0)
+    monkeypatch.setattr("headnode.keeper.STOP_S", 0.1)
+    monkeypatch.setattr("headnode.keeper.subprocess.Popen", slow)
+    keeper._due_s = 0.0
+    keeper.watch(site)
+    monkeypatch.undo()
+    until((folder / "state" / SOCKET).exists, "it stands by")
+    monkeypatch.setattr("headnode.keeper.STOP_S", 0.1)
+    with begun(program, "--json") as typed:
+        keeper.stop()
+        typed.send_signal(signal.SIGINT)
+        assert (typed.communicate(timeout=PATIENCE_S), typed.returncode) == (("stopped\n", ""), 130)
 
 
 def test_it_gives_way_to_a_changed_program(folder: Path, program: Program, tmp_path: Path) -> None:
@@ -311,6 +349,7 @@ def test_it_gives_way_to_a_changed_program(folder: Path, program: Program, tmp_p
     module.write_text("")
     before = (
         f"sys.path.append({str(tmp_path)!r})\nimport part_of_it\nstandby.OURS += ('part_of_it',)"
+        "\nstandby.SLACK_NS = -10**12"  # that file is new
     )
     with standing_by(folder, before) as process:
         program.run("publish")
@@ -328,6 +367,7 @@ def test_it_gives_way_to_a_changed_program(folder: Path, program: Program, tmp_p
         ((), {"PORTAGE_CONFIGROOT": "/elsewhere"}),
         (("unshare", "--uts"), {}),
         (("unshare", "--net"), {}),
+        (("setpriv", "--groups", "5555"), {}),
     ],
 )
 def test_it_refuses_who_sees_another_machine(
@@ -369,7 +409,7 @@ def test_another_user_cannot_use_it(folder: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
         ) as other:
-            taker = Standby(listener, leash)
+            taker = Standby(listener, leash, standby.code_now())
             os.set_blocking(listener.fileno(), True)
             taker._accept()
             link.close()
@@ -382,14 +422,17 @@ def test_another_user_cannot_use_it(folder: Path) -> None:
 
 def test_half_a_word_harms_nobody(folder: Path, program: Program) -> None:
     with standing_by(folder) as process:
+        open_files = Path(f"/proc/{process.pid}/fd")
+        before = len(list(open_files.iterdir()))
         for said in (None, b"", b"{", b"[]", b"{}"):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
                 link.connect(str(folder / "state" / SOCKET))
                 if said is not None:
-                    link.send(said)
+                    socket.send_fds(link, [said], [0, 1, 2])
                     link.settimeout(PATIENCE_S)
                     assert link.recv(9) == b"refused"
         assert process.poll() is None
+        until(lambda: len(list(open_files.iterdir())) == before, "its files are closed")
         program.run("publish")
         assert program.handed_over
 
@@ -426,3 +469,78 @@ def test_it_stands_by_with_all_that_a_short_command_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True
     )
     assert [each for each in done.stdout.split() if each.partition(".")[0] in standby.OURS] == []
+
+
+def test_a_configuration_that_comes_through_a_pipe_is_read_by_the_program(
+    folder: Path, program: Program
+) -> None:
+    text = CONFIG.replace('"state"', f'"{folder}/state"')
+    with standing_by(folder):
+        done = subprocess.run(
+            program.argv("--config", "/dev/stdin", "publish"),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+    assert (done.stderr, program.handed_over) == (NOTHING_BUILT, False)
+
+
+def test_what_never_ends_is_not_handed_over() -> None:
+    assert hand_over(["status", "--watch"]) is None
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_file_stays_closed(folder: Path, program: Program, closed: str) -> None:
+    line = " ".join([*map(shlex.quote, program.argv("generations", "show", "9")), closed])
+    with standing_by(folder) as process:
+        done = subprocess.run(["sh", "-c", line], cwd=folder, timeout=PATIENCE_S)
+        assert (done.returncode, program.handed_over) == (1, False)
+        assert process.poll() is None
+
+
+def test_output_that_cannot_be_written_is_a_failure(folder: Path, program: Program) -> None:
+    with standing_by(folder), Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            program.argv("generations", "list", "--json"),
+            cwd=folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert program.handed_over
+    assert done.returncode
+    assert "No space left on device" in done.stderr
+
+
+def test_nobody_elses_process_is_given_anything(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have our environment, and our files."""
+    monkeypatch.chdir(folder)
+    listener = listen("state")
+    listener.settimeout(PATIENCE_S)
+    monkeypatch.setattr("headnode.handover.user_of", lambda link: os.geteuid() + 1)
+    assert hand_over(["status"]) is None
+    link, _ = listener.accept()
+    assert link.recv(9) == b""
+
+
+def test_a_program_that_changes_while_it_starts_is_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time_ns()
+    assert standby.started_ns() < now
+    monkeypatch.setattr(standby, "code_now", lambda: {"a": (1, 2, now), "b": (3, 4, 5)})
+    assert standby.code_of(now - 10**9) is None
+    assert standby.code_of(now + 2 * 10**9) == standby.code_now()
+
+
+def test_no_terminal_is_known_before_there_is_a_command() -> None:
+    code = (
+        "from headnode import console, standby\nstandby._get_ready()\n"
+        "print(console._console.cache_info().currsize)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
