@@ -2,13 +2,13 @@
 
 For each command line that is handed over (`headnode.handover`) it makes a copy of itself, fork(2),
 which then is that command: with the files, the folder and the environment of whoever typed it, in a
-session of its own. It passes signals on, and kills a command whose owner is gone. When a file of
-the program has changed it takes nothing more and ends: `headnode serve` starts another. Its
-standard input is its leash: when that ends, it ends too, after the commands that it has.
+session of its own. It kills a command whose owner is gone. When a file of the program has changed
+it takes nothing more and ends: `headnode serve` starts another. Its standard input is its leash:
+when that ends, it ends too, after the commands that it has.
 
-It has no thread, no open file and no configuration of its own, so that a copy of it is as good as
-a program that was just started. Only whoever may do everything in its place may use it: the same
-user, by SO_PEERCRED (unix(7)).
+It has no thread, no open file, no configuration and no terminal of its own, so that a copy of it is
+as good as a program that was just started. Only whoever may do everything in its place may use it:
+the same user, by SO_PEERCRED (unix(7)).
 """
 
 from __future__ import annotations
