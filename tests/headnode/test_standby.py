@@ -544,3 +544,29 @@ def test_no_terminal_is_known_before_there_is_a_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+def test_output_is_unbuffered_where_that_is_asked_for(
+    folder: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling = (
+        "def run(arguments):\n    print(sys.stdout.write_through)\n    return 0\ncli.run = run"
+    )
+    for asked in ("", "1"):
+        monkeypatch.setenv("PYTHONUNBUFFERED", asked)
+        with standing_by(folder, telling):
+            assert program.run("status").stdout == f"{bool(asked)}\n"
+            assert program.handed_over
+        (folder / "state" / SOCKET).unlink()
+
+
+def test_what_lies_in_the_folder_of_serve_is_no_part_of_it(
+    folder: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "secrets.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(folder)
+    keeper = Keeper()
+    keeper._due_s = 0.0
+    keeper.watch(Site(cluster=load(folder / "cluster.toml")))
+    until((folder / "state" / SOCKET).exists, "it stands by")
+    keeper.stop()
