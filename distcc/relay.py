@@ -87,11 +87,12 @@ class Relay:
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(SETTLE_S)  # what was cut is closed by the loop in its next turns
+        # Again: a connection that was just accepted has its task only in the loop's next turn.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.sleep(SETTLE_S)  # what was cut is closed by the loop in its next turns
 
     async def _pass_on(
         self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -113,8 +114,10 @@ class Relay:
     async def _reach(self, name: str) -> Stream | None:
         """A connection to a helper; None, with the reason among the troubles, if it has none."""
         try:
-            opening = asyncio.open_connection(name, self.port, limit=CHUNK)
-            there = await asyncio.wait_for(opening, CONNECT_S)
+            # Not wait_for: in Python 3.11 it drops a cancellation that comes as the connection
+            # is made (Python bug 42130), and `stop` waited in vain.
+            async with asyncio.timeout(CONNECT_S):
+                there = await asyncio.open_connection(name, self.port, limit=CHUNK)
         except OSError as error:  # a time-out is one, too
             self.troubles[name] = _why(error)
             return None

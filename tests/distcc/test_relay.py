@@ -1,14 +1,17 @@
 """The builder's way to its helpers, with a real node and real sockets."""
 
+import asyncio
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from distcc.relay import _why, addresses, hosts_text, relayed
+from distcc.relay import Relay, Stream, _why, addresses, hosts_text, relayed
 from headnode.node.running import Node, start
 from headnode.node.spec import NodeSpec
 from tests.ports import free_port
@@ -99,6 +102,23 @@ def test_a_name_that_nobody_knows_and_a_silent_machine_are_said_as_such() -> Non
     assert _why(TimeoutError()) == "no connection within 4 s"
 
 
+def test_a_silent_machine_is_waited_for_no_longer_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("distcc.relay.CONNECT_S", 0.3)
+    silent = socket.create_server(("127.0.0.1", 0), backlog=0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    relay = Relay(silent.getsockname()[1])
+    with silent, socket.create_connection(silent.getsockname(), 10):  # its queue is full now
+        relay.start({"127.0.0.1": listener})
+        with socket.create_connection(listener.getsockname(), 10) as client:
+            client.settimeout(20)
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        relay.stop()
+    assert relay.troubles == {"127.0.0.1": "no connection within 0.3 s"}
+
+
 def test_the_builder_reaches_nothing_but_the_helpers_port(node: Node, echo: int) -> None:
     with relayed(node, ["127.0.0.1"], echo):
         assert ask(node, "127.64.0.1", echo + 1, 9) == "ConnectionRefusedError"
@@ -117,6 +137,48 @@ def test_after_the_block_the_way_is_closed_and_connections_are_cut(node: Node, e
         assert waiting.stdout.readline() == "open\n"
     assert "cut" in waiting.communicate(timeout=30)[0]
     assert ask(node, "127.64.0.1", echo, 9) == "ConnectionRefusedError"
+
+
+def test_it_stops_at_once_when_a_helper_answers_that_very_moment(
+    echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = threading.Event()
+    connect = asyncio.open_connection
+
+    async def slowly(*args: Any, **options: Any) -> Stream:
+        there = await connect(*args, **options)
+        reached.set()
+        time.sleep(0.3)
+        return there
+
+    monkeypatch.setattr("asyncio.open_connection", slowly)
+    listener = socket.create_server(("127.0.0.1", 0))
+    relay = Relay(echo)
+    relay.start({"127.0.0.1": listener})
+    with socket.create_connection(listener.getsockname(), 10) as client:
+        client.settimeout(20)
+        assert reached.wait(20)
+        relay.stop()
+        assert client.recv(1) == b""
+
+
+def test_a_connection_that_comes_while_it_stops_is_cut(echo: int) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()
+    relay = Relay(echo)
+    relay.start({"127.0.0.1": listener})
+    stands = threading.Event()
+
+    def stand() -> None:
+        stands.set()
+        time.sleep(0.3)
+
+    relay._loop.call_soon_threadsafe(stand)
+    assert stands.wait(20)
+    with socket.create_connection(port, 10) as client:
+        client.settimeout(20)
+        relay.stop()
+        assert client.recv(1) == b""
 
 
 def test_this_process_stays_in_its_own_network(node: Node, echo: int) -> None:
