@@ -18,6 +18,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -317,7 +318,10 @@ def main() -> None:
     code = code_of(started_ns())
     if code is None:
         sys.exit("headnode was changed just now: another process will stand by")
-    command = Standby(listen(sys.argv[1]), sys.stdin.fileno(), code).next_command()
+    leash = sys.stdin.fileno()
+    if select.select([leash], [], [], 0)[0]:
+        sys.exit("headnode serve ended while this process started: the next one has its own")
+    command = Standby(listen(sys.argv[1]), leash, code).next_command()
     if command is not None:
         command.become()
 

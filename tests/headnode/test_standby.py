@@ -52,6 +52,9 @@ finally:
 """
 
 
+LATE = "headnode serve ended while this process started: the next one has its own"
+
+
 def until(true: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not true():
@@ -285,6 +288,23 @@ def test_without_its_leash_it_ends_after_what_it_has(folder: Path, program: Prog
         assert process.wait(PATIENCE_S) == 0
         assert program.run("publish").stderr == NOTHING_BUILT
         assert not program.handed_over
+
+
+def test_one_that_lost_its_leash_as_it_started_leaves_the_next_ones_socket_alone(
+    folder: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as next_one:
+        at = folder / "state" / SOCKET
+        next_one.bind(str(at))
+        was = at.stat().st_ino
+        late = subprocess.run(
+            [sys.executable, "-m", "headnode.standby", str(at.parent)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert (late.returncode, late.stderr) == (1, f"{LATE}\n")
+        assert at.stat().st_ino == was
 
 
 def refuses(folder: Path) -> bool:
