@@ -23,7 +23,7 @@ from binhost.pool import Pool, remove_package
 from binhost.publish import Binhost
 from binhost.records import BuildResult, Deployment, read
 from binhost.tags import names_of, read_tags
-from headnode.files import drop_retired, locked, retire
+from headnode.files import drop_retired, locked, remove_tree, retire
 from headnode.wording import counted
 
 OnProgress = Callable[[int, int], None]
@@ -240,6 +240,8 @@ def run(
         retire(binhost.generations.folder / str(number))
     for folder in (binhost.generations.folder, *binhost.folder.glob("rings/*/deployments")):
         drop_retired(folder)
+        for litter in folder.glob(".*.new"):  # of a publish that was killed
+            remove_tree(litter)
     _drop_packages(binhost.pool, decided.files, on_progress)
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -117,27 +117,25 @@ class Generations:
             entries_sha256=hashlib.sha256(entries.content).hexdigest(),
         )
 
-    def put(self, generation: Generation, entries: Entries) -> None:
-        """Put a proposed generation in place, in one rename."""
-        with self.writing(generation.number, entries) as put:
-            put(generation)
-
     @contextmanager
     def writing(self, number: int, entries: Entries) -> Iterator[Callable[[Generation], None]]:
         """Write the entries of generation `number` beside, while the block asks whether it may be.
 
         What it yields puts the generation in place, in one rename. Of one that was not put there,
-        nothing stays.
+        nothing stays; if this process is killed meanwhile, what was written stays until the next
+        publish or `generations gc`.
         """
         beside = self.folder / f".{number}.new"
         remove_tree(beside)  # of a publish that was killed
         beside.mkdir(parents=True)
-        try:
-            with ThreadPoolExecutor(max_workers=1) as thread:
-                written = thread.submit(fill_durably, beside, {"entries": entries.content})
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            written = thread.submit(fill_durably, beside, {"entries": entries.content})
+            try:
                 yield partial(self._put, beside, written)
-        finally:
-            remove_tree(beside)
+            finally:
+                wait([written])
+                with suppress(OSError):  # why it was not put there says more
+                    remove_tree(beside)
 
     def _put(self, beside: Path, written: Future[None], generation: Generation) -> None:
         fill(beside, {"generation.json": to_json(generation)})

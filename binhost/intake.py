@@ -22,7 +22,10 @@ from headnode.errors import PublishError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What the pool has then (`stock`), what of it is `new`, and the `entries` of the build."""
+    """What the pool has then (`stock`), what of it is `new`, and the `entries` of the build.
+
+    `signer` is the one that was found, for what is to be signed next.
+    """
 
     signer: Signer | None
     stock: Stock
@@ -45,10 +48,11 @@ def take_in(
         PublishError: there is no key to sign with, or a package is not what it must be.
     """
     published = latest.packages if latest else {}
-    with ThreadPoolExecutor(max_workers=1) as thread:  # most of it is waiting for gpg
-        signing = thread.submit(_sign, result, published, staging, pool, find_signer)
-        before, known = _entries_before(generations, latest), pool.stock()
-        signer = signing.result()
+    with ThreadPoolExecutor(max_workers=1) as thread:  # most of the time is gpg's
+        reading = thread.submit(lambda: (_entries_before(generations, latest), pool.stock()))
+        # Here, and not in the thread: ^C reaches what this one is at, and nothing outlives it.
+        signer = _sign(result, published, staging, pool, find_signer)
+        before, known = reading.result()
     stock = pool.add(staging, result.packages, known, published)
     return Taken(
         signer=signer,

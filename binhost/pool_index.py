@@ -119,7 +119,7 @@ class PoolIndex:
         Raises:
             PublishError: a package has no digest, or the index is damaged.
         """
-        recent, found = self.recent(), Entries(_read(self.entries_file).encode())
+        recent, found = self.recent(), Entries(_content(self.entries_file))
         if lacking := sorted(found.names.keys() - self._digests().keys() - recent.keys()):
             raise PublishError(
                 f"{self.digests_file} lacks {', '.join(lacking)}.",
@@ -133,9 +133,9 @@ class PoolIndex:
         Raises:
             PublishError: it is damaged.
         """
-        text = _read(self.recent_file)
+        content = _content(self.recent_file)
         try:
-            return {name: Known(**each) for name, each in json.loads(text or "{}").items()}
+            return {name: Known(**each) for name, each in json.loads(content or b"{}").items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise _damaged(self.recent_file, str(error)) from error
 
@@ -158,7 +158,7 @@ class PoolIndex:
             text = {name: each._asdict() for name, each in recent.items()}
             write_atomic(self.recent_file, json.dumps(text, indent=1) + "\n")
             return Stock(sha256=sha256, recent=recent, read=self.entries)
-        entries = _together(Entries(_read(self.entries_file).encode()), recent)
+        entries = _together(Entries(_content(self.entries_file)), recent)
         self._note_build_ids(sha256)
         write_atomic(self.digests_file, join_digests(sha256))
         write_atomic(self.entries_file, entries.content)
@@ -193,25 +193,27 @@ class PoolIndex:
             write_atomic(self.build_ids_file, build_ids.to_text(after))
 
     def _digests(self) -> dict[str, str]:
-        return parse_digests(_read(self.digests_file))
+        return parse_digests(_content(self.digests_file).decode())
 
 
 def _together(entries: Entries, recent: Mapping[str, Known]) -> Entries:
     """The entries of the large file, and those of the small one that it does not have. Pure."""
-    more = [each.entry for name, each in recent.items() if name not in entries]
+    more = [each.entry.encode() for name, each in recent.items() if name not in entries]
     if not more:
         return entries
-    return Entries(join_entries([entries.text, *more] if entries.content else more).encode())
+    return Entries(b"\n".join([entries.content, *more] if entries.content else more))
 
 
-def _read(path: Path) -> str:
-    """A file's text; nothing if there is none."""
+def _content(path: Path) -> bytes:
+    """A file's content, which is text; nothing if there is none."""
     try:
-        return path.read_bytes().decode()
+        content = path.read_bytes()
+        content.decode()
     except FileNotFoundError:
-        return ""
+        return b""
     except UnicodeDecodeError as error:
         raise _damaged(path, str(error)) from error
+    return content
 
 
 def _damaged(path: Path, why: str) -> PublishError:

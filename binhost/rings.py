@@ -242,9 +242,11 @@ def _fill(
         sha256 = digesting.result() | _digests(small)
         deployment = deployment.model_copy(update={"sha256": sha256})
         fill(folder, {"deployment.json": to_json(deployment)})
-        if signer:
-            signer.seal(folder / "deployment.json", told)
-        written.result()
+        try:
+            if signer:
+                signer.seal(folder / "deployment.json", told)
+        finally:
+            written.result()  # a full disk, which gpg may have met first, is said as such
     return deployment
 
 

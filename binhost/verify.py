@@ -108,7 +108,7 @@ def verify(
 def _entries(binhost: Binhost, generation: Generation) -> tuple[Mapping[str, str], list[Finding]]:
     path = binhost.generations.folder / str(generation.number) / "entries"
     try:
-        # Their names as the text has them, not as the generation says.
+        # Their names as the text has them, not as the generation says; it may be no text.
         entries = Entries(binhost.generations.entries(generation).text.encode())
     except FileNotFoundError:
         return {}, [Finding(path=path, what="it is not there")]

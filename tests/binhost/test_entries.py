@@ -11,7 +11,7 @@ from headnode.errors import PublishError
 
 
 def entry(name: str) -> str:
-    return f"BUILD_ID: 1\nCPV: {name}\nPATH: {name}\nSIZE: 3\nUSE: a PATH: b\n"
+    return f"BUILD_ID: 1\nCPV: {name}\nDESC: ü☃\u2028x\nPATH: {name}\nSIZE: 3\nUSE: a PATH: b\n"
 
 
 def entries(names: Sequence[str]) -> Entries:
@@ -25,7 +25,7 @@ def unread(name: str) -> str:
 @pytest.mark.parametrize("seed", range(60))
 def test_any_change_comes_to_what_joining_all_anew_does(seed: int) -> None:
     pick = random.Random(seed)  # noqa: S311 (the same each time)
-    every = [f"c/a{number}/a-{number}" for number in range(40)]
+    every = [f"c/a{number}/{'aé'[number % 2]}-{number}" for number in range(40)]
     before, after = (sorted(pick.sample(every, pick.randrange(41))) for _ in range(2))
     if seed % 3 == 0:  # few changes
         after = sorted({*before[1:], *pick.sample(every, 2)})

@@ -179,6 +179,19 @@ def test_what_a_killed_repair_left_goes_as_well(five: Binhost) -> None:
     check_whole(five)
 
 
+def test_what_a_killed_publish_left_goes_as_well(five: Binhost) -> None:
+    litter = [
+        five.generations.folder / ".6.new/entries",
+        five.ring("canary").folder / "deployments/.9.new/Packages",
+    ]
+    for each in litter:
+        each.parent.mkdir()
+        each.write_bytes(b"half")
+    gc(five, ONE, now=LATER)
+    assert [each.parent.exists() for each in litter] == [False, False]
+    check_whole(five)
+
+
 def test_build_ids_stay_when_their_packages_go(five: Binhost) -> None:
     gone = name_of(1)
     gc(five, ONE, now=LATER)

@@ -1,8 +1,14 @@
 """A generation is there whole or not at all, and never changes."""
 
+import errno
+import os
+import signal
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,9 +17,10 @@ from binhost.generations import Generations, entries_of
 from binhost.pool import Stock
 from binhost.records import BuildResult
 from headnode.errors import PublishError
+from headnode.files import fill_durably
 
 A, B = "app-misc/a/a-1-1.gpkg.tar", "app-misc/b/b-1-1.gpkg.tar"
-ENTRIES = {name: f"CPV: app-misc/{name[9]}-1\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
+ENTRIES = {name: f"CPV: app-misc/{name[9]}-1\nDESC: ☃\nPATH: {name}\nSIZE: 1\n" for name in (A, B)}
 EMPTY = Stock(sha256={}, recent={}, read=lambda: Entries(b""))
 STOCK = replace(EMPTY, sha256={A: "aa", B: "bb"}, read=lambda: Entries.of(ENTRIES))
 
@@ -40,7 +47,8 @@ def make(generations: Generations, result: BuildResult) -> int:
         now=result.finished,
     )
     if proposed.number not in generations.numbers():
-        generations.put(proposed, entries)
+        with generations.writing(proposed.number, entries) as put:
+            put(proposed)
     return proposed.number
 
 
@@ -55,6 +63,39 @@ def test_generations_are_numbered_and_name_their_parent(
     assert latest is not None
     assert (latest.parent, latest.packages) == (1, {A: "aa", B: "bb"})
     assert generations.entries(generations.read(1)) == {A: ENTRIES[A]}
+
+
+def test_where_it_is_interrupted_twice_no_thread_goes_on_writing(
+    generations: Generations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = list[bytes]()
+
+    def slowly(folder: Path, files: Mapping[str, bytes]) -> None:
+        for _ in range(2):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        fill_durably(folder, files)
+        written.append((folder / "entries").read_bytes())
+
+    monkeypatch.setattr("binhost.generations.fill_durably", slowly)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), generations.writing(1, Entries(b"x")):
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert written == [b"x"]
+    assert generations.numbers() == []
+
+
+def test_why_nothing_was_put_there_is_said_also_where_clearing_up_fails(
+    generations: Generations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with pytest.raises(PublishError, match="a gate is shut"), generations.writing(1, Entries(b"")):
+        monkeypatch.setattr("binhost.generations.remove_tree", Mock(side_effect=broken))
+        raise PublishError("a gate is shut")
 
 
 def test_an_identical_state_makes_no_new_generation(

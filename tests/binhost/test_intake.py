@@ -1,9 +1,14 @@
 """What a build left is signed before anything else sees it, and time that gpg takes is used."""
 
+import os
+import signal
 import threading
+import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,6 +45,27 @@ def test_where_no_key_can_sign_nothing_enters_the_pool(
     assert take(tmp_path, result, None).new == result.packages
 
 
+def test_signing_ends_at_once_when_it_is_interrupted(
+    tmp_path: Path, make_package: Any, finished: Any
+) -> None:
+    ended = list[str]()
+
+    def sign(paths: Iterable[Path]) -> None:
+        time.sleep(0.2)  # all else has been read by now
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        ended.extend(path.name for path in paths)
+
+    result = finished(tmp_path, make_package(tmp_path / "staging", "a-1"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            take(tmp_path, result, None, find_signer=lambda: Mock(sign=sign))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == []
+
+
 def test_the_entries_of_before_are_read_while_gpg_signs(
     tmp_path: Path, make_package: Any, finished: Any
 ) -> None:
@@ -60,7 +86,8 @@ def test_the_entries_of_before_are_read_while_gpg_signs(
     first = generations.propose(
         result, taken.stock.sha256, taken.entries, latest=None, why="", now=datetime.now(UTC)
     )
-    generations.put(first, taken.entries)
+    with generations.writing(1, taken.entries) as put:
+        put(first)
     result = finished(tmp_path, *result.packages, make_package(tmp_path / "staging", "b-1"))
     more = take(tmp_path, result, first, generations=generations, find_signer=find_signer)
     assert tuple(more.entries) == result.packages

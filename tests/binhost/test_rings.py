@@ -53,7 +53,7 @@ def deploy(
         pool_url="http://h/pool",
         now=now,
         valid=timedelta(days=14),
-        signer=None,
+        signer=more.get("signer"),
     )
 
 
@@ -90,6 +90,20 @@ def test_an_index_that_cannot_be_written_leaves_the_ring_as_it_was(
     assert (ring.current(), ring.sequences()) == (made, [1])
     assert deploy(ring, generation, generation.made, number=2).sequence == 2
     assert sorted(path.name for path in (ring.folder / "deployments").iterdir()) == ["1", "2"]
+
+
+def test_a_full_disk_is_said_as_such_also_where_gpg_meets_it_first(
+    ring: Ring, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = PublishError("deployment.json could not be signed")
+    signer = Mock(keyring="", trusted=("AA",), seal=Mock(side_effect=refused))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(rings, "fill_durably", Mock(side_effect=full))
+        deploy(ring, generation, generation.made, signer=signer)
+    with pytest.raises(PublishError, match="could not be signed"):
+        deploy(ring, generation, generation.made, signer=signer)
+    assert ring.current() is None
 
 
 @pytest.mark.parametrize("step_s", [-86_400, 0, 1, 5])

@@ -172,7 +172,8 @@ def fleet(tmp_path: Path) -> Fleet:
     host = made.site.binhost("blade")
     snapshots = sets.write_set(made.site.state, {})
     for number in (1, 2, 3):
-        host.generations.put(generation(number, snapshots), Entries(b"", ()))
+        with host.generations.writing(number, Entries(b"", ())) as put:
+            put(generation(number, snapshots))
     notes = Notes([])
     for ring, number in (("canary", 1), ("fleet", 1), ("canary", 2)):
         promote_once(made.site, "blade", ring, number, now=datetime.now(UTC), watch=notes)
