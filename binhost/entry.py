@@ -47,7 +47,7 @@ def make_entry(path: Path, pool_path: PurePosixPath) -> tuple[str, str]:
     stat = path.stat()
     entry = {key: value for key, value in metadata.items() if key in METADATA_KEYS}
     hashes = digests(path, "md5", "sha1", "sha256")
-    entry |= _reduced(path, entry) | {
+    entry |= reduced(path, entry) | {
         "CPV": cpv_of(metadata, pool_path),
         "PATH": str(pool_path),
         "SIZE": str(stat.st_size),
@@ -77,8 +77,14 @@ def _metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def _reduced(path: Path, entry: Mapping[str, str]) -> dict[str, str]:
-    """Dependencies and the like without USE conditionals. Source: bintree._eval_use_flags."""
+def reduced(path: Path, entry: Mapping[str, str]) -> dict[str, str]:
+    """Dependencies and the like of the package `path` without USE conditionals.
+
+    Raises:
+        PublishError: Portage cannot read them.
+
+    Source: bintree._eval_use_flags.
+    """
     from portage.dep import Atom, paren_enclose, use_reduce
     from portage.exception import InvalidDependString
 

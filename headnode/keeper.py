@@ -20,6 +20,14 @@ STOP_S = (
     20.0  # for commands that are at work when `headnode serve` ends; then they are on their own
 )
 
+# What a copy has freed it takes again, whatever its size and in whichever thread: to get memory
+# anew costs more than what is then done in it. Source: mallopt(3), GNU libc manual "Tunables".
+MEMORY = (
+    "glibc.malloc.arena_max=1:"
+    "glibc.malloc.mmap_threshold=33554432:"
+    "glibc.malloc.trim_threshold=268435456"
+)
+
 
 class Keeper:
     """Starts it, and another when it ends: since the program was changed, or by mishap."""
@@ -54,7 +62,7 @@ class Keeper:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "headnode.standby", str(state)],
             stdin=subprocess.PIPE,
-            env=environment(),
+            env=environment({"GLIBC_TUNABLES": MEMORY}),
             start_new_session=True,
         )
         self._socket, self._started_s = state / SOCKET, now

@@ -35,6 +35,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from binhost.entry import reduced
+from config.load import from_values
 from headnode import cli
 from headnode.handover import (
     LONGEST,
@@ -299,7 +301,7 @@ def listen(state: str) -> socket.socket:
 
 
 def _get_ready() -> None:
-    """Import what short commands do, and have pydantic look at every model, which it does late."""
+    """Import what short commands do, and do what else only the first of them would wait for."""
     names = {cli.COMMANDS[command] for command in SHORT}
     for name in [*sorted(f"headnode.commands.{name}" for name in names), *LATER]:
         importlib.import_module(name)
@@ -308,6 +310,9 @@ def _get_ready() -> None:
         models += model.__subclasses__()
         if model.__module__.partition(".")[0] in OURS:
             model.model_rebuild()
+    # Portage's expressions for dependencies and those for our options are compiled when asked for.
+    reduced(Path(), {"USE": "a", "RDEPEND": "a? ( >=b/c-1:0/1=[d?,-e] ) !f/g", "LICENSE": "GPL-2"})
+    from_values({"classes": {"blade": {"rings": {"canary": "blade[01-02]"}}}})
     gc.collect()
     gc.freeze()  # what is there stays: a copy need not look at it, and write into it, again
 

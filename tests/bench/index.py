@@ -5,8 +5,8 @@ where `headnode serve` runs: it takes the package into the pool, makes a generat
 ring. emaint writes the index of its PKGDIR. Every time is a whole process, wall clock, its start
 included, with the CPU seconds of it, its children and the copy of the process on standby
 (headnode/standby.py) beside it; memory is the most that one of them had. Figures of ours and of
-patched emaint are medians. Before anything is timed against emaint, the two indices are compared
-entry by entry.
+patched emaint are medians, and taken by turns: a machine that others use is not the same a minute
+later. Before anything is timed against emaint, the two indices are compared entry by entry.
 
 The ring is signed, as by default: each package, and the deployment. The first ten thousand are
 published unsigned, since gpg would take half an hour for them. The gates that look at the disk are
@@ -24,9 +24,8 @@ import argparse
 import json
 import os
 import platform
-import resource
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -49,12 +48,12 @@ from schedules.moving import publish_once
 from schedules.observer import Silent
 from schedules.site import Site
 from tests.bench.emaint import CHOST, Emaint
+from tests.bench.measured import Running, Took
 from tests.bench.packages import CATEGORIES, write_packages
 from tests.ports import free_port
 
 SIZES = (1000, 5000, 10_000)
 ADDED = 7  # packages that are added one after the other, for a median
-PATCHED_ADDED = 3
 LIMIT_S = 1800.0
 GATES = ("integrity", "licence", "monotonic")
 CLUSTER = """\
@@ -85,43 +84,19 @@ def _cluster(signing: str) -> str:
     return CLUSTER.format(mode=signing, gates=json.dumps(GATES), http=http, rsync=rsync)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Took:
-    """What a process took: seconds, CPU seconds with its children's, and memory at most."""
-
-    wall_s: float
-    cpu_s: float
-    rss_mb: float
-
-
 def timed(argv: Sequence[str], cwd: Path, env: Mapping[str, str] = os.environ) -> Took:
-    """Run a process to its good end.
+    """Run a program to its good end.
 
     It may keep the bytecode of what it imports, as an installed program has it.
     """
-    started = time.perf_counter()
-    process = subprocess.Popen(argv, cwd=cwd, env=installed(env), stdout=subprocess.DEVNULL)
-    usage = ended(process)
-    wall = time.perf_counter() - started
-    assert process.returncode == 0, argv
-    return Took(wall_s=wall, cpu_s=usage.ru_utime + usage.ru_stime, rss_mb=megabytes(usage))
+    took = Running(argv, cwd, installed(env)).end()
+    assert took.code == 0, argv
+    return took
 
 
 def installed(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program that may keep its bytecode."""
     return {key: value for key, value in env.items() if key != "PYTHONDONTWRITEBYTECODE"}
-
-
-def ended(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
-    """Wait for a process; what it and those that it waited for used."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage
-
-
-def megabytes(usage: resource.struct_rusage) -> float:
-    """The most memory that one of them had."""
-    return usage.ru_maxrss * 1024 / 1e6
 
 
 class Serving:
@@ -132,22 +107,18 @@ class Serving:
 
     def __init__(self, site: Path) -> None:
         self.most_mb = 0.0
-        self._process = subprocess.Popen(
-            [f"{sys.prefix}/bin/headnode", "serve"],
-            cwd=site,
-            env=installed(os.environ),
-            stdout=subprocess.DEVNULL,
-        )
+        argv = [f"{sys.prefix}/bin/headnode", "serve"]
+        self._daemon = Running(argv, site, installed(os.environ))
         socket = site / "state" / SOCKET
         deadline = time.monotonic() + LIMIT_S
         while not socket.exists():
-            assert self._process.poll() is None, "headnode serve ended"
+            assert not self._daemon.ended, "headnode serve ended"
             assert time.monotonic() < deadline, "nothing stands by"
             time.sleep(0.1)
         [self._standby] = [
             int(path.parent.name)
             for path in Path("/proc").glob("[0-9]*/stat")
-            if path.read_text().rpartition(")")[2].split()[1] == str(self._process.pid)
+            if path.read_text().rpartition(")")[2].split()[1] == str(self._daemon.pid)
             and b"headnode.standby" in (path.parent / "cmdline").read_bytes()
         ]
 
@@ -165,8 +136,8 @@ class Serving:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._process.terminate()
-        self.most_mb = megabytes(ended(self._process))
+        os.kill(self._daemon.pid, signal.SIGTERM)
+        self.most_mb = self._daemon.end().rss_mb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +229,7 @@ def measure(folder: Path, size: int) -> dict[str, float]:
     compare(bench)
     bench.sign()
     bench.publish()
-    found |= ours(bench, names, size) | theirs(bench, size)
+    found |= one_more(bench, names, size)
     found["emaint_ratio"] = found["emaint_stock_add_one_s"] / found["add_one_s"]
     found["emaint_patched_ratio"] = found["emaint_patched_add_one_s"] / found["add_one_s"]
     for name in ("stock", "patched"):
@@ -278,14 +249,14 @@ def compare(bench: Bench) -> None:
     assert mine == other
 
 
-def ours(bench: Bench, names: list[str], size: int) -> dict[str, float]:
-    """Add packages one by one, each followed by a publish that finds nothing to do."""
-    note(f"{size} packages: {ADDED} times one more, with headnode publish")
+def one_more(bench: Bench, names: list[str], size: int) -> dict[str, float]:
+    """Add packages one by one, by turns with ours in each way, and with patched emaint."""
+    note(f"{size} packages: {ADDED} times one more, with headnode publish and patched emaint")
     took: dict[str, list[Took]] = {name: [] for name in ("add_one", "noop", "noop_whole")}
     alone: dict[str, list[Took]] = {name: [] for name in ("add_one", "noop_whole")}
-    function, nothing = [], []
+    function, nothing, patched = [], [], []
     with Serving(bench.folder) as serving:
-        for number in range(size, size + 3 * ADDED, 3):
+        for number in range(size, size + 4 * ADDED, 4):
             _one_more(bench, names, number)
             took["add_one"].append(bench.publish(serving))
             assert f"PACKAGES: {number + 1}\n" in bench.index().read_text()
@@ -298,7 +269,14 @@ def ours(bench: Bench, names: list[str], size: int) -> dict[str, float]:
             alone["add_one"].append(bench.publish())
             _one_more(bench, names, number + 2)
             function.append(bench.function_s(moves=True))
+            bench.fix(patched=True)  # of those that came since
+            _one_more(bench, names, number + 3)
+            patched.append(bench.fix(patched=True))
+            bench.publish()
         standby_mb = serving.standby_mb()
+    note(f"{size} packages: one more, with stock emaint")
+    _one_more(bench, names, size + 4 * ADDED)
+    stock = bench.fix(patched=False)
     found = {f"{name}_s": _median(each.wall_s for each in every) for name, every in took.items()}
     for name, every in took.items():
         found[f"{name}_cpu_s"] = _median(each.cpu_s for each in every)
@@ -310,6 +288,10 @@ def ours(bench: Bench, names: list[str], size: int) -> dict[str, float]:
         "standby_mb": standby_mb,
         "add_one_function_s": _median(function),
         "noop_function_s": _median(nothing),
+        "emaint_patched_add_one_s": _median(each.wall_s for each in patched),
+        "emaint_patched_add_one_cpu_s": _median(each.cpu_s for each in patched),
+        "emaint_stock_add_one_s": stock.wall_s,
+        "emaint_stock_add_one_cpu_s": stock.cpu_s,
     }
 
 
@@ -321,26 +303,6 @@ def _one_more(bench: Bench, names: list[str], number: int) -> None:
     new = write_packages(bench.emaint.pkgdir, range(number, number + 1))
     names += new
     bench.built(names, new)
-
-
-def theirs(bench: Bench, size: int) -> dict[str, float]:
-    """The same with emaint, whose PKGDIR is brought up to date before each time that counts."""
-    note(f"{size} packages: {PATCHED_ADDED} times one more, with patched emaint")
-    bench.fix(patched=True)
-    start = size + 3 * ADDED
-    patched = []
-    for number in range(start, start + PATCHED_ADDED):
-        write_packages(bench.emaint.pkgdir, range(number, number + 1))
-        patched.append(bench.fix(patched=True))
-    note(f"{size} packages: one more, with stock emaint")
-    write_packages(bench.emaint.pkgdir, range(start + PATCHED_ADDED, start + PATCHED_ADDED + 1))
-    stock = bench.fix(patched=False)
-    return {
-        "emaint_patched_add_one_s": _median(each.wall_s for each in patched),
-        "emaint_patched_add_one_cpu_s": _median(each.cpu_s for each in patched),
-        "emaint_stock_add_one_s": stock.wall_s,
-        "emaint_stock_add_one_cpu_s": stock.cpu_s,
-    }
 
 
 def main() -> None:
