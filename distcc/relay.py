@@ -80,7 +80,8 @@ class Relay:
 
     async def _serve(self, name: str, listener: socket.socket) -> asyncio.Server:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._pass_on(name, reader, writer)
+            with contextlib.suppress(asyncio.CancelledError):  # Python 3.11 prints a traceback
+                await self._pass_on(name, reader, writer)
 
         return await asyncio.start_server(accepted, sock=listener, backlog=BACKLOG, limit=CHUNK)
 

@@ -79,12 +79,8 @@ def test_where_it_is_interrupted_twice_no_thread_goes_on_writing(
         written.append((folder / "entries").read_bytes())
 
     monkeypatch.setattr("binhost.generations.fill_durably", slowly)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), generations.writing(1, Entries(b"x")):
-            time.sleep(60)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt), generations.writing(1, Entries(b"x")):
+        time.sleep(60)
     assert written == [b"x"]
     assert generations.numbers() == []
 

@@ -127,7 +127,9 @@ def test_the_builder_reaches_nothing_but_the_helpers_port(node: Node, echo: int)
         assert [line.split(": ")[1] for line in links] == ["lo"]
 
 
-def test_after_the_block_the_way_is_closed_and_connections_are_cut(node: Node, echo: int) -> None:
+def test_after_the_block_the_way_is_closed_and_connections_are_cut(
+    node: Node, echo: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with relayed(node, ["127.0.0.1"], echo):
         script = f"exec 3<>/dev/tcp/127.64.0.1/{echo}; echo open; cat <&3; echo cut"
         waiting = subprocess.Popen(
@@ -136,6 +138,7 @@ def test_after_the_block_the_way_is_closed_and_connections_are_cut(node: Node, e
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == "open\n"
     assert "cut" in waiting.communicate(timeout=30)[0]
+    assert caplog.records == []  # asyncio's, of a task that was cancelled
     assert ask(node, "127.64.0.1", echo, 9) == "ConnectionRefusedError"
 
 
@@ -162,23 +165,33 @@ def test_it_stops_at_once_when_a_helper_answers_that_very_moment(
         assert client.recv(1) == b""
 
 
-def test_a_connection_that_comes_while_it_stops_is_cut(echo: int) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()
-    relay = Relay(echo)
-    relay.start({"127.0.0.1": listener})
-    stands = threading.Event()
+class SlowListener(socket.socket):
+    """One that `stands` a moment with the first connection that it has accepted."""
 
-    def stand() -> None:
-        stands.set()
+    stands: threading.Event
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted = super().accept()
+        self.stands.set()
         time.sleep(0.3)
+        return accepted
 
-    relay._loop.call_soon_threadsafe(stand)
-    assert stands.wait(20)
-    with socket.create_connection(port, 10) as client:
+
+def test_a_connection_that_is_accepted_as_it_stops_is_cut_on_both_sides() -> None:
+    helper = socket.create_server(("127.0.0.1", 0))  # says nothing, and does not hang up
+    listener = SlowListener()
+    listener.stands = threading.Event()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    relay = Relay(helper.getsockname()[1])
+    relay.start({"127.0.0.1": listener})
+    with helper, socket.create_connection(listener.getsockname(), 10) as client:
         client.settimeout(20)
+        assert listener.stands.wait(20)
         relay.stop()
         assert client.recv(1) == b""
+    assert len(list(Path("/proc/self/fd").iterdir())) == files - 2  # helper's and listener's
 
 
 def test_this_process_stays_in_its_own_network(node: Node, echo: int) -> None:
