@@ -373,6 +373,27 @@ def test_a_library_that_moves_its_soname_without_a_sub_slot_has_its_users_built_
     assert not (upper / "usr/lib/libshift.so.1").exists()
 
 
+def test_what_is_only_there_to_build_with_is_built_again_by_preserved_rebuild(works: Any) -> None:
+    """No blade has it, so no index names it; but the old library is what it would run with."""
+    atoms = ("app-misc/shifted", "dev-libs/libshift")
+    tool = USER.replace("dobin useshift", "newbin useshift shifttool")
+    write_ebuild(works, "app-misc/shifttool-1", tool)
+    product = 'BDEPEND="app-misc/shifttool"\nsrc_compile() { shifttool || die; }'
+    write_ebuild(works, "app-misc/shifted-1", product)
+    first = works.build("shift4", *atoms)
+    assert not [name for name in first.packages if "/shifttool/" in name]
+
+    write_ebuild(works, "dev-libs/libshift-3", LIBRARY)
+    reports: list[str] = []
+    second = works.build("shift5", *atoms, reports=reports)
+    assert "To build again: app-misc/shifttool-1 (@preserved-rebuild)" in reports
+    assert second.built[0] == "dev-libs/libshift-3"
+    assert "app-misc/shifttool-1" in second.built
+    upper = works.shop().folder / "upper"
+    assert json.loads((upper / rebuild.REGISTRY).read_text()) == {}
+    assert not (upper / "usr/lib/libshift.so.2").exists()
+
+
 def test_a_damaged_record_of_the_last_build_is_none(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
     assert last_result(tmp_path) is None
